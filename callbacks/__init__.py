@@ -1,0 +1,7 @@
+"""The shelf of probes: every callback that a file in this folder defines."""
+
+from lightning.pytorch import Callback
+
+from lightning_depth.discovery import classes_in
+
+globals().update(classes_in(__name__, __path__, Callback))

@@ -1,0 +1,51 @@
+"""The effective rank of the features before the last linear layer."""
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from torch import Tensor, nn
+
+from lightning_depth.measures.gram import GramSpectrum
+from lightning_depth.measures.spectra import effective_rank
+from lightning_depth.mistakes import Mistake
+from lightning_depth.probes import AbstractProbe, Call, Split
+
+
+@final
+class EffectiveRank(AbstractProbe):
+    """The effective rank, in nats, of the Gram matrix of cosine similarities of the features (huh2021 2.2, Def. 1).
+
+    The features are the input of the last linear layer that runs (of the last convolution, where there is none), on the
+    validation batches. The spectrum is exact, from the smaller of the two Gram matrices.
+
+    Reads `effective_rank/<layer>/effective_rank` (the entropy, at most the log of the number of features).
+
+    Args:
+        every: look after every so many epochs.
+        layers: shell patterns on module names, whose *inputs* are then the features; None: the last linear layer.
+    """
+
+    def __init__(self, every: int = 1, layers: list[str] | None = None) -> None:
+        super().__init__(every, layers)
+        self._spectra: dict[str, GramSpectrum] = {}
+
+    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+        self._spectra = {}
+        linear = [c.name for c in calls if isinstance(c.module, nn.Linear)]
+        convolutions = [c.name for c in calls if isinstance(c.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        last = (linear or convolutions)[-1:]
+        if not last and self.layers is None:
+            raise Mistake("EffectiveRank finds no linear layer or convolution: name a layer with layers=[...].")
+        return self.chosen(calls, lambda call: call.name in last)
+
+    def observe(
+        self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
+    ) -> None:
+        if split == "held_out":
+            if layer not in self._spectra:
+                self._spectra[layer] = GramSpectrum(inputs[0].numel()).to(inputs.device)
+            self._spectra[layer].update(inputs)
+
+    def measure(self) -> Iterable[tuple[str, str, float]]:
+        for layer, spectrum in self._spectra.items():
+            yield layer, "effective_rank", float(effective_rank(spectrum.compute()))

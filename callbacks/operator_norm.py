@@ -1,0 +1,52 @@
+"""The operator norm of every layer, as the layer is really applied."""
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from torch import Tensor, nn
+
+from lightning_depth.measures.operators import UnsupportedLayer, layer_operator, operator_norm
+from lightning_depth.probes import AbstractProbe, Call
+
+
+@final
+class OperatorNorm(AbstractProbe):
+    """The largest singular value of the linear map of every convolution and linear layer.
+
+    With the layer's real input size, padding, stride, dilation and groups (see `measures.operators.operator_norm`), by
+    Lanczos iteration that starts from the vector of the last look. The bias does not count.
+
+    Reads `operator_norm/<layer>/norm` and `.../residual` (the relative residual of the singular pair).
+
+    Args:
+        every: look after every so many epochs.
+        layers: shell patterns on module names; None: every layer with a weight matrix or kernel.
+        rtol: relative error of the norm at which the iteration stops.
+    """
+
+    def __init__(self, every: int = 1, layers: list[str] | None = None, rtol: float = 1e-4) -> None:
+        super().__init__(every, layers)
+        self.rtol = rtol
+        self._selected: list[Call] = []
+        self._vectors: dict[str, Tensor] = {}
+
+    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+        self._selected = self.chosen(calls, _has_kernel)
+        return []
+
+    def measure(self) -> Iterable[tuple[str, str, float]]:
+        for call in self._selected:
+            try:
+                operator = layer_operator(call.module, call.input_shape or ())
+            except UnsupportedLayer as error:
+                self.say_once(f"{call.name} is left out: {error}")
+                continue
+            estimate = operator_norm(operator, start=self._vectors.get(call.name), rtol=self.rtol)
+            self._vectors[call.name] = estimate.vector
+            yield call.name, "norm", estimate.value
+            yield call.name, "residual", estimate.residual
+
+
+def _has_kernel(call: Call) -> bool:
+    own = [p for p in call.module.parameters(recurse=False) if p.dim() >= 2]
+    return bool(own) or isinstance(call.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)

@@ -1,0 +1,378 @@
+"""LightningCLI with one run, one directory, and errors that a person can read."""
+
+import errno
+import inspect
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+import callbacks as shelf
+from lightning_depth import data, models
+from lightning_depth.data.images import AbstractImageData
+from lightning_depth.entrance import TRAINER_COMMANDS, config_files
+from lightning_depth.mistakes import Mistake
+from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.parse_errors import readable
+from lightning_depth.runs.directory import (
+    Place,
+    check_same_config,
+    checked_name,
+    claim,
+    newest_checkpoint,
+    read_summary,
+    runs_named,
+    to_resume,
+    write_atomically,
+)
+from lightning_depth.runs.finite_loss import FiniteLoss
+from lightning_depth.runs.progress import RunProgress
+from lightning_depth.runs.record import RunRecord
+from lightning_depth.runs.requeue import SlurmRequeue, job_id
+from lightning_depth.runs.step_seed import StepSeed
+
+PLUGINS = "lightning_depth.plugins"
+# How the first process of a run tells those that it launches where the run lives.
+PLACE = "LIGHTNING_DEPTH_PLACE"
+WANDB = "lightning.pytorch.loggers.WandbLogger"
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong and nothing else."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise a Mistake with the heart of jsonargparse's message."""
+        raise Mistake(readable(message, known_words())) from ex
+
+
+class DepthCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict`, each on any LightningModule and LightningDataModule.
+
+    `fit` claims a directory of its own under `run.root` and writes the whole config there before it trains.
+    """
+
+    place: Place | None = None
+    located: LightningDataModule | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add where the run lives."""
+        parser.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's hyper-parameters override the config without a word.
+        pass
+
+    # --- before anything is made ------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Find the data, then the run's directory, then tell the loggers."""
+        config = self.config[str(self.subcommand)]
+        if config.run.name is None:
+            files = config_files(sys.argv[2:])
+            config.run.name = files[0].stem if files else "run"
+        self.resolved = resolved_config(self._parser(self.subcommand), config)
+        self._locate_data(config)
+        if self.subcommand == "fit":
+            self._check_resumable()
+            self.place = self._place(config)
+            config.ckpt_path = None if self.place.checkpoint is None else str(self.place.checkpoint)
+            _prepare_loggers(config, self.place.directory, self.located, resumed=self.place.checkpoint is not None)
+        else:
+            config.ckpt_path = self._checkpoint_to_evaluate(config)
+            config.trainer.logger = False
+
+    def _locate_data(self, config: Namespace) -> None:
+        # The source decides the run's name, and with it where loggers write, so the data module comes first.
+        if config.get("data") is not None:
+            parser = self._parser(self.subcommand)
+            self.located = parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
+            if isinstance(self.located, AbstractImageData):
+                self.located.locate()
+                self.located.setup(str(self.subcommand))  # what is wrong with the data shows before anything is written
+
+    def _check_resumable(self) -> None:
+        wanted = self.config.fit.get("ckpt_path")
+        if wanted is not None and wanted != "last" and not Path(wanted).is_file():
+            raise Mistake(f"There is no checkpoint {wanted}.\nGive a file, or `last` for the newest of this run.")
+
+    def _place(self, config: Namespace) -> Place:
+        told = os.environ.get(PLACE)
+        if told is not None and os.environ.get("LOCAL_RANK", "0") != "0":
+            directory, checkpoint = json.loads(told)
+            return Place(Path(directory), Path(checkpoint) if checkpoint else None)
+        place = self._decide(config)
+        os.environ[PLACE] = json.dumps([str(place.directory), str(place.checkpoint) if place.checkpoint else None])
+        return place
+
+    def _decide(self, config: Namespace) -> Place:
+        root, name = Path(config.run.root), checked_name(config.run.name)
+        if getattr(getattr(self.located, "source", None), "fallback", False):
+            name += "-fallback"
+        if config.ckpt_path == "last":
+            return to_resume(root, name, self.resolved)
+        if config.ckpt_path is not None:
+            directory = Path(config.ckpt_path).resolve().parent.parent
+            if (directory / "config.yaml").is_file():
+                check_same_config(directory, self.resolved)
+                return Place(directory, Path(config.ckpt_path))
+            return Place(claim(root, name), Path(config.ckpt_path))
+        if SLURMEnvironment.detect() and "SLURM_JOB_ID" in os.environ:
+            return self._slurm_place(root, f"{name}-{job_id(os.environ)}")
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise Mistake("torchrun cannot agree on a new directory: use --trainer.devices N, or srun, instead.")
+        return Place(claim(root, name), None)
+
+    def _slurm_place(self, root: Path, name: str) -> Place:
+        # Every task of the job computes the same path. A requeued job finds its own earlier work there.
+        directory = root / name
+        checkpoint = newest_checkpoint(directory)
+        if checkpoint is not None and read_summary(directory) is None:
+            check_same_config(directory, self.resolved)
+            return Place(directory, checkpoint)
+        if int(os.environ.get("SLURM_PROCID", "0")) != 0:
+            return Place(directory, None)
+        if directory.is_dir() and int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0:
+            return Place(directory, None)  # requeued before its first checkpoint
+        return Place(claim(root, name), None)
+
+    def _checkpoint_to_evaluate(self, config: Namespace) -> str | None:
+        wanted: str | None = config.get("ckpt_path")
+        if wanted in ("last", "best"):
+            directories = runs_named(Path(config.run.root), config.run.name)
+            if not directories:
+                raise Mistake(f"There is no run {Path(config.run.root) / config.run.name} to {self.subcommand}.")
+            wanted = str(directories[0] / "checkpoints" / f"{wanted}.ckpt")
+        if wanted is None:
+            rank_zero_warn(f"{self.subcommand} without --ckpt_path: the network has its initial weights.")
+        elif not Path(wanted).is_file():
+            raise Mistake(f"There is no checkpoint {wanted}.")
+        return wanted
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """Make everything; a directory that was claimed for nothing goes again."""
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            self._discard()
+            raise
+
+    def fit(self, **kwargs: Any) -> None:
+        """`Trainer.fit`; a mistake before the first finished epoch leaves nothing behind."""
+        try:
+            self.trainer.fit(**kwargs)
+        except Mistake:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        """Remove the directory that this process claimed, unless something was measured in it."""
+        if self.place is not None and self.place.checkpoint is None:
+            directory = self.place.directory
+            if not (directory / "metrics.csv").is_file() and not any((directory / "checkpoints").glob("*")):
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the callbacks that every run has."""
+        if self.located is not None:
+            self.datamodule = self.located
+        config = self.config_init[str(self.subcommand)]
+        own: list[Callback] = [StepSeed(), FiniteLoss()]
+        if config.trainer.enable_progress_bar is not False:
+            own.append(RunProgress())
+        kwargs.setdefault("enable_model_summary", config.trainer.enable_model_summary or False)
+        plugins = []
+        if SLURMEnvironment.detect():
+            plugins = [SLURMEnvironment(auto_requeue=False)]
+        if self.place is not None:
+            directory = self.place.directory
+            if os.environ.get("SLURM_JOB_ID"):
+                own.append(SlurmRequeue(directory))
+            own.append(RunRecord(directory, self.resolved, self._provenance()))
+            own.append(self._checkpoints(directory))
+            kwargs["default_root_dir"] = str(directory)
+            if int(os.environ.get("SLURM_PROCID", "0")) == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
+                if self.place.checkpoint is None:
+                    write_atomically(directory / "config.yaml", dumped(self.resolved))
+                rank_zero_info(f"run directory: {directory}")
+        if plugins:
+            kwargs["plugins"] = [*_as_list(config.trainer.plugins), *plugins]
+        self.trainer_defaults["callbacks"] = own
+        return super().instantiate_trainer(**kwargs)
+
+    def _checkpoints(self, directory: Path) -> ModelCheckpoint:
+        monitored = {"monitor": "val/acc", "mode": "max"} if isinstance(self.model, AbstractClassifier) else {}
+        return ModelCheckpoint(
+            directory / "checkpoints",
+            filename="best",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+            **monitored,  # type: ignore[arg-type]
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "command": "python main.py " + shlex.join(sys.argv[1:]),
+            "config": [str(path) for path in config_files(sys.argv[2:])],
+            "seed": self.resolved["seed_everything"],
+        }
+
+
+def run_trainer_command() -> None:
+    """Parse `sys.argv`, make everything, run the command."""
+    hush()
+    load_plugins()
+    # Spectra are computed in float64, which Apple's GPUs lack.
+    accelerator = "cpu" if torch.backends.mps.is_available() else "auto"
+    try:
+        DepthCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"num_sanity_val_steps": 0, "logger": False, "accelerator": accelerator},
+            parser_class=Parser,
+            # Or `--trainer.max_epoch 3` would silently mean max_epochs.
+            parser_kwargs={"allow_abbrev": False, **{name: {"allow_abbrev": False} for name in TRAINER_COMMANDS}},
+        )
+    except RuntimeError as error:
+        # torch says so in many ways when the disk is full in the middle of a checkpoint.
+        if re.search(r"No space left|PytorchStreamWriter|file write failed", str(error)):
+            raise OSError(errno.ENOSPC, "No space left on device") from error
+        raise
+    except ValueError as error:
+        # jsonargparse wraps what a class raises when it is made.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, Mistake):
+                raise cause from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def hush() -> None:
+    """Leave out what Lightning says at every start and nobody needs, so that what matters is seen."""
+    idle = (
+        "Seed set to",
+        "GPU available",
+        "TPU available",
+        "HPU available",
+        "\N{ELECTRIC LIGHT BULB}",
+        "`Trainer.fit` stopped",
+    )
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+    ):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(idle))
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def load_plugins() -> None:
+    """Import the modules that installed packages name under the entry point group `lightning_depth.plugins`.
+
+    Their classes can then be named in YAML. A class that shares the short name of a built-in would break every YAML
+    that uses the short name, so it is reported.
+    """
+    built_in = {name for package in (models, data, shelf) for name in vars(package) if name[0].isupper()}
+    for entry_point in entry_points(group=PLUGINS):
+        module = entry_point.load()
+        own = {n for n, v in vars(module).items() if isinstance(v, type) and v.__module__.startswith(module.__name__)}
+        for name in sorted(own & built_in):
+            rank_zero_warn(f"plug-in {entry_point.value}: its {name} shares a built-in's name; give full class paths.")
+
+
+def known_words() -> set[str]:
+    """Names that a user may have meant: the classes at hand and the arguments of all of them."""
+    classes = {
+        name: value
+        for package in (models, data, shelf, torch.optim, torch.optim.lr_scheduler)
+        for name, value in vars(package).items()
+        if isinstance(value, type)
+    }
+    makers = [Trainer, *(ancestor for value in classes.values() for ancestor in value.__mro__[:-1])]
+    arguments = {name for maker in makers for name in inspect.signature(maker).parameters}
+    return (classes.keys() | arguments) - {"self", "args", "kwargs"}
+
+
+def resolved_config(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """The whole config as plain values: every default written out, nothing of this run's own place."""
+    text = parser.dump(config, skip_none=False, skip_validation=True, format="yaml")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    for key in ("ckpt_path", "weights_only", "config"):
+        loaded.pop(key, None)
+    return loaded
+
+
+def dumped(config: Mapping[str, Any]) -> str:
+    """`config.yaml`."""
+    opening = "# The whole config of this run. Again: python main.py fit --config THIS_FILE\n"
+    return opening + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def _prepare_loggers(config: Namespace, directory: Path, datamodule: Any, resumed: bool) -> None:
+    """Let each logger write into the run's directory, and W&B say which run and data this is."""
+    for logger in _as_list(config.trainer.logger):
+        arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+        if arguments is None:
+            continue
+        if arguments.get("save_dir") in (None, ".", "lightning_logs"):
+            arguments["save_dir"] = str(directory)
+        if logger.class_path == WANDB:
+            _prepare_wandb(logger, directory, datamodule, resumed)
+
+
+def _prepare_wandb(logger: Namespace, directory: Path, datamodule: Any, resumed: bool) -> None:
+    arguments = logger.init_args
+    extra = dict(logger.get("dict_kwargs") or {})
+    # A second segment under the same id would replace the first on the server: each attempt is a run in one group.
+    extra.setdefault("group", directory.name)
+    if arguments.get("name") is None:
+        attempts = len(list((directory / "wandb").glob("*run-*"))) if resumed else 0
+        arguments["name"] = directory.name + (f"-attempt{attempts + 1}" if resumed else "")
+    if getattr(getattr(datamodule, "source", None), "fallback", False):
+        extra["tags"] = [*(extra.get("tags") or []), "fallback data"]
+    logger["dict_kwargs"] = extra
+    if not has_wandb_key():
+        os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B could log in: an API key in the environment or in the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.is_file() and "wandb" in netrc.read_text()
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,1 @@
+"""Commands of `main.py` that are no Trainer methods, one file each, with a `main(arguments)`."""

@@ -1,0 +1,7 @@
+"""Network families: every LightningModule that a file in this folder defines."""
+
+from lightning.pytorch import LightningModule
+
+from lightning_depth.discovery import classes_in
+
+globals().update(classes_in(__name__, __path__, LightningModule))

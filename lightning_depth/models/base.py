@@ -1,0 +1,200 @@
+"""The recipe that every family of classifiers shares; a family adds its network and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from lightning_depth.mistakes import Mistake
+from lightning_depth.models.losses import LossName, sample_losses
+from lightning_depth.seeds import derive, run_seed
+
+SPLITS = ("train", "val", "test")
+
+
+def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
+    """SGD with learning rate 0.1 and momentum 0.9, as nichani2020 App. C takes it from Yang et al. 2020."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+class AbstractClassifier(LightningModule, ABC):
+    """A classifier that is trained, validated and tested by one recipe.
+
+    A family subclasses it, passes `**recipe` on and implements `build`. The network is a pure function of the family's
+    arguments, the shape of the data and the seed: it is built when the data are known, under a generator of its own.
+
+    Logs `{train,val,test}/{loss,acc}` once an epoch: means over all samples of the split, right under DDP. The training
+    ones are those of the epoch as it went by: in train mode, on augmented images, before each step.
+
+    Args:
+        loss: `mse` (to one-hot targets, mean over classes) or `cross_entropy`.
+        optimizer: made from the parameters; default SGD, lr 0.1, momentum 0.9.
+        lr_scheduler: made from the optimizer, stepped once an epoch; None for a constant rate.
+        stop_at_train_acc: stop once the training accuracy of an epoch is at least this (1.0: every sample right).
+        input_shape: (channels, height, width) of one sample; None: the data's.
+        num_classes: None: the data's.
+        channels_last: keep convolutions' weights in channels-last memory order: faster, and nothing else changes.
+        seed: of the initial weights; None: that of `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        loss: LossName = "mse",
+        optimizer: OptimizerCallable = yang2020_sgd,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        stop_at_train_acc: float | None = None,
+        input_shape: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        channels_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss: LossName = loss
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.stop_at_train_acc = stop_at_train_acc
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.num_classes = num_classes
+        self.channels_last = channels_last
+        self.seed = seed
+        self.net: nn.Module | None = None
+        # A checkpoint must load without pickled functions, so the recipe's callables stay with the config.
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The network, from (n, *input_shape) to (n, num_classes). Weights are drawn from torch's global generator."""
+
+    def configure_model(self) -> None:
+        """Build the network once its data are known (Lightning calls this after the data module's `setup`)."""
+        if self.net is not None:
+            return
+        self.input_shape = tuple(self._from_data("input_shape", "image_shape", self.input_shape))
+        self.num_classes = int(self._from_data("num_classes", "num_classes", self.num_classes))
+        self.hparams.update(input_shape=list(self.input_shape), num_classes=self.num_classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(run_seed(self.seed), "weights"))
+            net = self.build(self.input_shape, self.num_classes)
+        self.net = net.to(memory_format=torch.channels_last) if self.channels_last else net
+        for split in SPLITS:
+            self.add_module(f"{split}_metrics", _split_metrics())
+
+    def _from_data(self, argument: str, attribute: str, given: Any) -> Any:
+        """What the data say, where they say it; a different value given by hand is a mistake."""
+        datamodule = getattr(self._trainer, "datamodule", None)
+        found = getattr(datamodule, attribute, None)
+        if found is None and given is None:
+            raise Mistake(f"{type(self).__name__} needs {argument}: the data module does not say it (`{attribute}`).")
+        if found is not None and given is not None and _plain(found) != _plain(given):
+            raise Mistake(
+                f"{type(self).__name__} was given {argument}={_plain(given)}, but the data have {_plain(found)}."
+            )
+        return given if found is None else found
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.net is not None, "configure_model() builds the network"
+        outputs: Tensor = self.net(x)
+        return outputs
+
+    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, labels = batch
+        outputs = self(x)
+        losses = sample_losses(self.loss, outputs, labels)
+        metrics = self._metrics(split)
+        metrics["loss"].update(losses.detach().double())
+        metrics["acc"].update((outputs.detach().argmax(dim=-1) == labels).double())
+        return losses.mean(dim=-1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step("train", batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step("test", batch)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The outputs, (n, num_classes)."""
+        outputs: Tensor = self(batch[0])
+        return outputs
+
+    # The metrics are computed here rather than by `self.log(name, metric)`: an epoch that is resumed after its last
+    # step would otherwise log nothing.
+    def _finish(self, split: str) -> dict[str, float]:
+        values = {f"{split}/{key}": metric.compute() for key, metric in self._metrics(split).items()}
+        for metric in self._metrics(split).values():
+            metric.reset()
+        self.log_dict(values, sync_dist=True)  # equal on all ranks already; Lightning wants to be told
+        return {key: float(value) for key, value in values.items()}
+
+    def on_train_epoch_end(self) -> None:
+        accuracy = self._finish("train")["train/acc"]
+        if self.stop_at_train_acc is not None and accuracy >= self.stop_at_train_acc:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        for metric in self._metrics("val").values():
+            metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch"},
+        }
+
+    # A checkpoint in the middle of an epoch carries the epoch's sums so far, each rank's own.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        mine = {key: _metric_state(metric) for key, metric in self._metrics("train").items()}
+        everyone: list[Any] = [mine]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            everyone = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everyone, mine)
+        checkpoint["train_metrics"] = everyone
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        everyone = checkpoint.get("train_metrics", [])
+        if len(everyone) == (self.trainer.world_size if self._trainer else 1):
+            mine = everyone[self.global_rank if self._trainer else 0]
+            for key, metric in self._metrics("train").items():
+                _set_metric_state(metric, mine[key])
+
+    def _metrics(self, split: str) -> dict[str, Metric]:
+        metrics = self.get_submodule(f"{split}_metrics")
+        return {name: metric for name, metric in metrics.named_children() if isinstance(metric, Metric)}
+
+
+def _split_metrics() -> nn.ModuleDict:
+    # Sums in float64: a mean over 50,000 samples is then exact to all the digits that anyone prints. FiniteLoss looks
+    # after losses that are not numbers.
+    means = {key: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for key in ("loss", "acc")}
+    return nn.ModuleDict(means)
+
+
+def _metric_state(metric: Metric) -> dict[str, Any]:
+    states = {name: getattr(metric, name).detach().cpu().clone() for name in metric._defaults}
+    return {"updates": metric._update_count, "states": states}
+
+
+def _set_metric_state(metric: Metric, state: dict[str, Any]) -> None:
+    metric._update_count = state["updates"]
+    for name, value in state["states"].items():
+        setattr(metric, name, value.to(metric.device))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | list) else value

@@ -1,0 +1,1 @@
+"""What a run is: one directory, its record, and the callbacks that keep both true."""

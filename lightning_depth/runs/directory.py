@@ -1,0 +1,178 @@
+"""The directory that one run owns: how it is named, claimed, found again and written."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lightning_depth.mistakes import Mistake
+
+# What a resumed run may change: how long it goes on, and what only shows or places it.
+FREE_ON_RESUME = (
+    "ckpt_path",
+    "weights_only",
+    "run.",
+    "trainer.max_epochs",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+)
+
+
+class Place(NamedTuple):
+    """Where a run lives and from which checkpoint it starts (None: from scratch)."""
+
+    directory: Path
+    checkpoint: Path | None
+
+
+def claim(root: Path, name: str) -> Path:
+    """Make and return `root/name`, or `root/name-2` and so on where that is taken. Atomic: no two runs get the same.
+
+    Raises:
+        Mistake: the directory cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for candidate in _numbered(root, name):
+            try:
+                candidate.mkdir()
+                # mkdir succeeds for root and on some network drives where writing does not.
+                (candidate / "checkpoints").mkdir()
+                return candidate
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise Mistake(
+            f"Cannot write the run directory {root / name}: {error.strerror}.\nChoose another with --run.root."
+        ) from error
+    raise AssertionError("an endless iterator ended")
+
+
+def _numbered(root: Path, name: str) -> Iterator[Path]:
+    yield root / name
+    number = 2
+    while True:
+        yield root / f"{name}-{number}"
+        number += 1
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it can be the name of a directory inside the root."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise Mistake(f"--run.name {name!r} must be a plain directory name.")
+    return name
+
+
+def runs_named(root: Path, name: str) -> list[Path]:
+    """The runs called `name` that have a config, newest first."""
+    found = [
+        c
+        for c in [root / name, *root.glob(f"{name}-*")]
+        if _is_numbered(c.name, name) and (c / "config.yaml").is_file()
+    ]
+    return sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True)
+
+
+def _is_numbered(candidate: str, name: str) -> bool:
+    return candidate == name or candidate.removeprefix(name + "-").isdecimal()
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint that is furthest along: of a broken-off epoch where there is one, else of the last epoch."""
+    found = [p for p in (directory / "checkpoints" / name for name in ("requeue.ckpt", "last.ckpt")) if p.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime) if found else None
+
+
+def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> Place:
+    """The newest run called `name` with this config, at its newest checkpoint.
+
+    Raises:
+        Mistake: there is none; where only the config differs, it names the keys.
+    """
+    runs = runs_named(root, name)
+    if not runs:
+        raise Mistake(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
+    same = [run for run in runs if not differences(load_config(run), config)]
+    if not same:
+        raise Mistake(_differs(runs[0], config))
+    checkpoint = newest_checkpoint(same[0])
+    if checkpoint is None:
+        raise Mistake(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
+    return Place(same[0], checkpoint)
+
+
+def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raise a Mistake that names the keys in which `config` differs from that of the run in `directory`."""
+    if differences(load_config(directory), config):
+        raise Mistake(_differs(directory, config))
+
+
+def _differs(directory: Path, config: Mapping[str, Any]) -> str:
+    changed = differences(load_config(directory), config)
+    shown = ", ".join(f"{key} (was {old!r}, now {new!r})" for key, old, new in changed[:3])
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return (
+        f"Cannot resume {directory}: its config differs in {shown}{more}.\n"
+        f"Give the same settings (--config {directory / 'config.yaml'}), or leave out --ckpt_path to start a new run."
+    )
+
+
+def load_config(directory: Path) -> dict[str, Any]:
+    """The config that a run was started with."""
+    try:
+        loaded = yaml.safe_load((directory / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise Mistake(f"Cannot read {directory / 'config.yaml'}: {error}") from error
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) wherever two configs differ in something a resumed run may not change."""
+    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
+    keys = sorted(flat_old.keys() | flat_new.keys())
+    return [
+        (key, flat_old.get(key), flat_new.get(key))
+        for key in keys
+        if flat_old.get(key) != flat_new.get(key) and not key.startswith(FREE_ON_RESUME)
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and tree:
+        for index, value in enumerate(tree):
+            yield from _flat(value, f"{prefix}.{index}")
+    else:
+        yield prefix, tree
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json`."""
+    write_atomically(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """The summary of a run that has ended, else None."""
+    path = directory / "summary.json"
+    if not path.is_file():
+        return None
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded

@@ -1,0 +1,51 @@
+"""Stop at the first loss that is not a number, before a checkpoint keeps what it did."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_depth.mistakes import Mistake
+
+
+class FiniteLoss(Callback):
+    """Raises a Mistake that names the epoch and the step of the first infinite or NaN loss.
+
+    On a CPU every loss is checked at once. On a GPU that would stop the queue at each step, so losses are checked in
+    lots of `lot` and always before validation and before a checkpoint is saved: what is on disk comes from finite ones.
+    """
+
+    def __init__(self, lot: int = 50) -> None:
+        self.lot = lot
+        self._losses: list[tuple[int, int, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            self._losses.append((trainer.current_epoch + 1, batch_idx + 1, loss.detach()))
+            if loss.device.type == "cpu" or len(self._losses) >= self.lot:
+                self._check()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        if not self._losses:
+            return
+        finite = torch.stack([loss.float().reshape(()) for *_, loss in self._losses]).isfinite().tolist()
+        lot, self._losses = self._losses, []
+        for (epoch, step, loss), good in zip(lot, finite, strict=True):
+            if not good:
+                raise Mistake(
+                    f"The loss became {float(loss)} in epoch {epoch} at step {step}: training stopped.\n"
+                    "The last good checkpoint is kept. A lower learning rate is the usual cure."
+                )

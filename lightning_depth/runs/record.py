@@ -1,0 +1,249 @@
+"""The record of a run: a row an epoch, every reading of every probe, and at the end a summary and a picture."""
+
+import datetime
+import inspect
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+import lightning_depth
+from lightning_depth.figures.report import report
+from lightning_depth.probes import AbstractProbe
+from lightning_depth.runs.directory import write_summary
+from lightning_depth.runs.tables import Table
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lightning_depth")
+
+
+class RunRecord(Checkpoint):
+    """Writes `metrics.csv`, `readings.csv`, `summary.json` and `report.png` into a run's directory.
+
+    It counts as a checkpoint callback so that Lightning calls it after everything else has logged, and it comes before
+    the checkpoint itself is saved: a row that is missing was never part of a checkpoint, and one that is too many is
+    taken out when the run goes on.
+
+    Args:
+        directory: the run's directory.
+        config: the whole config, for loggers.
+        provenance: what else the summary should say (config file, command, seed, ...).
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+        self.provenance = provenance
+        self.metrics = Table(directory / "metrics.csv", ["epoch"])
+        self.readings = Table(directory / "readings.csv", ["epoch", "probe", "layer", "key", "value"])
+        self._epoch_start = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        done = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        self.metrics.rewind(done)
+        self.readings.rewind(done)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(dict(self.config))
+            if isinstance(logger, WandbLogger):
+                logger.experiment.define_metric("*", step_metric="epoch")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_start = time.perf_counter()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Loggers show epochs as this record counts them: 1 is the first.
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            pl_module.log("epoch", float(trainer.current_epoch + 1), sync_dist=False, rank_zero_only=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("epoch", float(trainer.current_epoch + 1), sync_dist=False, rank_zero_only=True)
+        if not trainer.is_global_zero:
+            return
+        probes = [c for c in trainer.callbacks if isinstance(c, AbstractProbe)]  # type: ignore[attr-defined]
+        readings = [r for p in probes for r in p.readings if r.epoch == trainer.current_epoch + 1]
+        self.readings.append([r._asdict() for r in readings])
+        row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes)}
+        for index, optimizer in enumerate(trainer.optimizers):
+            row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
+        row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
+        self.metrics.append([row])
+        self._say(trainer, row)
+
+    def _say(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        shown = [
+            f"{key} {value:.4g}"
+            for key, value in row.items()
+            if key.startswith(("train", "val")) and isinstance(value, float)
+        ]
+        left = (trainer.max_epochs or 0) - row["epoch"]
+        mean = sum(float(r["seconds"]) for r in self.metrics.rows()) / len(self.metrics.rows())
+        eta = f"  {_clock(left * mean)} left" if left > 0 else ""
+        line = f"epoch {row['epoch']}/{trainer.max_epochs}  {'  '.join(shown)}  {row['seconds']:.1f} s{eta}"
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(line)
+        else:
+            rank_zero_info(line)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        summary = self.summary(trainer, pl_module)
+        page = report(self.directory, summary)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                rows = self.readings.rows()
+                if rows:
+                    logger.log_table("readings", columns=list(rows[0]), data=[_numbers(row) for row in rows])
+                logger.log_image("report", [str(page)])
+        write_summary(self.directory, summary)
+        print(closing_table(summary, self.directory), flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # What was measured until here can be looked at; there is no summary, since the run has not ended.
+        if (
+            trainer.is_global_zero
+            and self.metrics.path.is_file()
+            and isinstance(exception, Exception | KeyboardInterrupt)
+        ):
+            report(self.directory, None)
+
+    def summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What `summary.json` says."""
+        rows = [{k: float(v) for k, v in row.items() if v} for row in self.metrics.rows()]
+        return {
+            "run": self.directory.name,
+            "status": self._status(trainer),
+            "epochs": len(rows),
+            "final": _metrics_of(rows[-1]) if rows else {},
+            "best": _best(rows),
+            "model": describe_model(pl_module),
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "data": describe_data(trainer),
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "device": _device(trainer),
+            "processes": trainer.world_size,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            **self.provenance,
+        }
+
+    def _status(self, trainer: Trainer) -> str:
+        if not trainer.should_stop or trainer.current_epoch >= (trainer.max_epochs or 0):
+            return "finished"
+        accuracy = getattr(trainer.lightning_module, "stop_at_train_acc", None)
+        return f"stopped: training accuracy reached {accuracy}" if accuracy is not None else "stopped early"
+
+
+def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
+    """The small table that a run ends with."""
+    lines = [f"\n{summary['run']}: {summary['status']} after {summary['epochs']} epochs, {_clock(summary['seconds'])}"]
+    if summary["data"].get("fallback"):
+        lines.append(f"FALLBACK DATA: {summary['data']['source']}")
+    lines.append(f"  {'':14}{'final':>12}{'best':>12}{'epoch':>8}")
+    for key, value in summary["final"].items():
+        best = summary["best"].get(key)
+        tail = f"{best['value']:>12.4f}{best['epoch']:>8d}" if best else ""
+        lines.append(f"  {key:14}{value:>12.4f}{tail}")
+    lines.append(f"  {directory / 'report.png'}")
+    return "\n".join(lines)
+
+
+def describe_model(pl_module: LightningModule) -> str:
+    """The family and the arguments of its own, such as `ResNet(depth=18, width=16)`."""
+    own = [p.name for p in inspect.signature(type(pl_module).__init__).parameters.values() if p.name != "self"]
+    given = {name: pl_module.hparams[name] for name in own if pl_module.hparams.get(name) is not None}
+    said = ", ".join(f"{k}={v}" for k, v in given.items() if isinstance(v, int | float | str | list | tuple))
+    return f"{type(pl_module).__name__}({said})"
+
+
+def describe_data(trainer: Trainer) -> dict[str, Any]:
+    """Where the data came from, as far as the data module says."""
+    datamodule = getattr(trainer, "datamodule", None)
+    source = getattr(datamodule, "source", None)
+    said: dict[str, Any] = {"requested": type(datamodule).__name__ if datamodule is not None else None}
+    if is_dataclass(source) and not isinstance(source, type):
+        fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(source).items()}
+        said |= {**fields, "source": source.describe()}  # type: ignore[attr-defined]
+    for key, attribute in (("validation", "val_source"), ("num_classes", "num_classes"), ("train_size", "train_size")):
+        if getattr(datamodule, attribute, None) is not None:
+            said[key] = getattr(datamodule, attribute)
+    return said
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages on which numbers depend."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = lightning_depth.__version__ if package == "lightning_depth" else "?"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, with `+changes` where it was edited; None elsewhere."""
+    here = Path(lightning_depth.__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _values(trainer: Trainer, probes: list[AbstractProbe]) -> dict[str, float]:
+    hidden = tuple(f"{probe.name}/" for probe in probes)
+    found = {
+        key: float(value)
+        for key, value in trainer.callback_metrics.items()
+        if key != "epoch" and not key.startswith(hidden)
+    }
+    first = [key for key in ("train/loss", "train/acc", "val/loss", "val/acc") if key in found]
+    return {key: found[key] for key in [*first, *(k for k in found if k not in first)]}
+
+
+def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key not in ("epoch", "seconds") and not key.startswith("lr")}
+
+
+def _best(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The best value of each metric and its first epoch: highest for accuracies, lowest for losses and errors."""
+    best: dict[str, dict[str, float]] = {}
+    for key in _metrics_of(rows[-1]) if rows else ():
+        if not any(word in key for word in ("acc", "loss", "error")):
+            continue
+        choose = max if "acc" in key else min
+        value = choose(row[key] for row in rows if key in row)
+        epoch = next(int(row["epoch"]) for row in rows if row.get(key) == value)
+        best[key] = {"value": value, "epoch": epoch}
+    return best
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _numbers(row: Mapping[str, str]) -> list[Any]:
+    return [int(row["epoch"]), row["probe"], row["layer"], row["key"], float(row["value"])]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -1,0 +1,19 @@
+"""Random draws of a training step that a resumed run repeats exactly."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_depth.seeds import derive, run_seed
+
+
+class StepSeed(Callback):
+    """Seeds torch from (seed, step, rank) before every training step: dropout and the like do not depend on the past.
+
+    Not at the start of an epoch: a data loader that starts draws from the global generator, and Lightning starts it
+    after that hook in a running fit but before it right after a resume.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(derive(run_seed(None), "step", trainer.global_step, trainer.global_rank))
