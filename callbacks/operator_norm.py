@@ -1,7 +1,7 @@
 """The operator norm of every layer, as the layer is really applied."""
 
 from collections.abc import Iterable, Sequence
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -45,6 +45,13 @@ class OperatorNorm(AbstractProbe):
             self._vectors[call.name] = estimate.vector
             yield call.name, "norm", estimate.value
             yield call.name, "residual", estimate.residual
+
+    def state_dict(self) -> dict[str, Any]:
+        """The singular vectors, so that a resumed run reads what an uninterrupted one does."""
+        return {"vectors": self._vectors}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._vectors = state_dict["vectors"]
 
 
 def _has_kernel(call: Call) -> bool:

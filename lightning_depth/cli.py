@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import callbacks as shelf
@@ -154,7 +154,7 @@ class DepthCLI(LightningCLI):
         return Place(claim(root, name), None)
 
     def _checkpoint_to_evaluate(self, config: Namespace) -> str | None:
-        wanted: str | None = config.get("ckpt_path")
+        wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
             directories = runs_named(Path(config.run.root), config.run.name)
             if not directories:
@@ -164,7 +164,7 @@ class DepthCLI(LightningCLI):
             rank_zero_warn(f"{self.subcommand} without --ckpt_path: the network has its initial weights.")
         elif not Path(wanted).is_file():
             raise Mistake(f"There is no checkpoint {wanted}.")
-        return wanted
+        return None if wanted is None else str(wanted)
 
     # --- making -----------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class RunRecord(Checkpoint):
         self.readings = Table(directory / "readings.csv", ["epoch", "probe", "layer", "key", "value"])
         self._epoch_start = 0.0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         done = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
