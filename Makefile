@@ -1,0 +1,35 @@
+# make fit: set up and run the front door.  make test: set up and pass the tests.  Safe to repeat; needs no root.
+PYTHON ?= $(firstword $(shell command -v python3.12 python3.13 python3.11 python3 2>/dev/null))
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+.PHONY: fit test lint bench clean
+
+fit: $(READY)
+	$(BIN)/python main.py fit --config configs/resnet_depth.yaml $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The versions that this checkout was tested with; another environment needs only the ranges in pyproject.toml.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "lightning_depth needs Python 3.11 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "Cannot make a virtual environment (on Debian: apt-get install python3-venv)." >&2; exit 2; }
+	@echo "Setting up $(VENV): about 3 minutes and 6 GB the first time (PyTorch)."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
