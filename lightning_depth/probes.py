@@ -121,6 +121,10 @@ class AbstractProbe(Callback, ABC):
     ) -> None:
         if trainer.sanity_checking or dataloader_idx != 0:
             return
+        with undisturbed(pl_module):
+            self._conduct(trainer, pl_module, batch, batch_idx)
+
+    def _conduct(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0 and self is next(p for p in trainer.callbacks if isinstance(p, AbstractProbe)):  # type: ignore[attr-defined]
             self._pass = _Pass.begin(trainer, pl_module, batch)
         if self._pass is not None:
@@ -140,7 +144,8 @@ class AbstractProbe(Callback, ABC):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pass is not None:
-            self._pass.finish()
+            with undisturbed(pl_module):
+                self._pass.finish()
             self._pass = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -177,10 +182,9 @@ class _Pass:
         if not due:
             return None
         new = cls(trainer, network, due, epoch)
-        with undisturbed(network):
-            new._choose(batch)
-            new._hook()
-            new._show_training_samples()
+        new._choose(batch)
+        new._hook()
+        new._show_training_samples()
         return new
 
     def _choose(self, batch: Any) -> None:
@@ -205,7 +209,8 @@ class _Pass:
             label = name if self.count[name] == 1 else f"{name}#{self.count[name]}"
             inputs = next((a for a in args if isinstance(a, Tensor)), None)
             if inputs is not None and isinstance(output, Tensor):
-                self._observe(label, inputs, output)
+                with same_randomness():
+                    self._observe(label, inputs, output)
 
         return hook
 
@@ -256,7 +261,7 @@ class _Pass:
     def finish(self) -> None:
         self.unhook()
         for probe in self.probes:
-            with undisturbed(self.network), self._timed(probe), quiet(self.network.device.type):
+            with self._timed(probe), quiet(self.network.device.type):
                 values = list(probe.measure())
             values.append(("", "seconds", self.seconds[probe]))
             probe.readings = [Reading(self.epoch, probe.name, *value) for value in values]
@@ -316,8 +321,21 @@ def stages(calls: Sequence[Call]) -> list[str]:
 
 @contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Put buffers and every random generator back as they were."""
+    """Put the buffers of `network` and every random generator back as they were."""
     buffers = [(b, b._version, b.detach().clone()) for b in network.buffers() if not b.is_inference()]
+    with same_randomness():
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, version, value in buffers:
+                    if buffer._version != version:
+                        buffer.copy_(value)
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Put the generators of Python, numpy and torch (all devices in use) back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
@@ -326,10 +344,6 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-            with torch.no_grad():
-                for buffer, version, value in buffers:
-                    if buffer._version != version:
-                        buffer.copy_(value)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
 class AbstractClassifier(LightningModule, ABC):
     """A classifier that is trained, validated and tested by one recipe.
 
-    A family subclasses it, passes `**recipe` on and implements `build`. The network is a pure function of the family's
+    A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is a pure function of the family's
     arguments, the shape of the data and the seed: it is built when the data are known, under a generator of its own.
 
     Logs `{train,val,test}/{loss,acc}` once an epoch: means over all samples of the split, right under DDP. The training
@@ -63,8 +63,6 @@ class AbstractClassifier(LightningModule, ABC):
         self.channels_last = channels_last
         self.seed = seed
         self.net: nn.Module | None = None
-        # A checkpoint must load without pickled functions, so the recipe's callables stay with the config.
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
 
     @abstractmethod
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -165,6 +163,9 @@ class AbstractClassifier(LightningModule, ABC):
             everyone = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(everyone, mine)
         checkpoint["train_metrics"] = everyone
+        # A checkpoint loads without unpickling functions: a recipe's callables given from Python stay out of it.
+        arguments = checkpoint["hyper_parameters"]
+        checkpoint["hyper_parameters"] = type(arguments)({k: v for k, v in arguments.items() if not callable(v)})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         everyone = checkpoint.get("train_metrics", [])

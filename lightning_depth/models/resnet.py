@@ -111,6 +111,7 @@ class ResNet(AbstractClassifier):
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
+        self.save_hyperparameters()
         self.blocks = _blocks(depth, blocks)
         if width < 1:
             raise Mistake(f"ResNet width must be at least 1, not {width}.")

@@ -1,0 +1,376 @@
+"""The base of all image data sets: which images, which classes, which batches."""
+
+import difflib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Int64, UInt8
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch import Tensor
+
+from lightning_depth.data.batches import Augmentation, EpochOrder, TensorBatches
+from lightning_depth.data.sources import AbstractImages, Source, Split
+from lightning_depth.mistakes import Mistake
+from lightning_depth.seeds import generator, run_seed
+
+
+class Loaded(NamedTuple):
+    """Chosen images in memory, uint8 (N, H, W, C), and their labels, renumbered."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class AbstractImageData(LightningDataModule, ABC):
+    """Images held in memory, served in batches from the training device.
+
+    A data set of your own is a subclass with two methods: `find()` says where the images are (or raises `Mistake`), and
+    `read(split)` returns the "train" or "test" split, as `Arrays` (pixels in memory) or `ImageFiles` (decoded when
+    asked for). Everything else (classes, subsets, resizing, validation, order, augmentation, ranks, resuming) is here:
+
+        class Noise(AbstractImageData):
+            def find(self):
+                return Source("noise", "embedded", "torch.randint")
+
+            def read(self, split):
+                x = torch.randint(256, (100, 8, 8, 1), dtype=torch.uint8, generator=generator(0, "noise", split))
+                return Arrays(torch.arange(100) % 2, ["even", "odd"], None, x)
+
+    Put it in a file beside this one, or anywhere that Python finds and name it by its full path in `class_path`.
+
+    Args:
+        root: the folder that holds the data.
+        classes: the classes to keep, by name or number; they are renumbered 0, 1, ... in this order. None: all.
+        samples_per_class: training images per class: the first so many of a permutation drawn from (seed, class name),
+            so a smaller subset lies within a larger one. None: all.
+        image_size: resize to image_size x image_size at load time (bilinear, antialiased). None: as they are.
+        augment: "none", "crop" (random crops after black padding), or "crop_flip" (and horizontal flips, which make no
+            sense for digits: left out on the fallback); training batches only.
+        padding: black pixels on each side before cropping.
+        val_fraction: 0: validate on the test split, as the papers do. Above 0: on this fraction of each class of the
+            training split, the other end of the same permutation, so it does not depend on samples_per_class.
+        batch_size: training images per batch and process.
+        eval_batch_size: images per batch and process elsewhere.
+        seed: of subset, validation images, order and augmentation. None: that of the run.
+        mean: per channel, 0 to 1; None: the published constants (those of the full-size images, whatever image_size
+            is), or where there are none the training images' own.
+        std: per channel, 0 to 1; None: as for mean.
+
+    Raises:
+        Mistake: an argument is out of its range.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """The names by which `classes` may be asked for; empty: those that `read` returns."""
+
+    def __init__(
+        self,
+        root: str = "data",
+        classes: list[str | int] | None = None,
+        samples_per_class: int | None = None,
+        image_size: int | None = None,
+        augment: Augmentation = "none",
+        padding: int = 4,
+        val_fraction: float = 0.0,
+        batch_size: int = 128,
+        eval_batch_size: int = 250,
+        seed: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        counts = {
+            "samples_per_class": samples_per_class,
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+        }
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise Mistake(f"{name}={count}: it must be at least 1.")
+        if padding < 0:
+            raise Mistake(f"padding={padding}: it must be at least 0.")
+        if not 0 <= val_fraction < 1:
+            raise Mistake(f"val_fraction={val_fraction}: it must be at least 0 and below 1.")
+        if (mean is None) != (std is None):
+            raise Mistake("Give both mean and std, or neither.")
+        if classes == []:
+            raise Mistake("classes is empty: name at least one, or leave it out for all.")
+        self.root, self.classes, self.samples_per_class = Path(root).expanduser(), classes, samples_per_class
+        self.image_size, self.augment, self.padding = image_size, augment, padding
+        self.val_fraction, self.batch_size, self.eval_batch_size = val_fraction, batch_size, eval_batch_size
+        self.seed, self.mean, self.std = seed, mean, std
+        self._source: Source | None = None
+        self._loaded: dict[str, Loaded] = {}
+        self._resident: dict[tuple[str, torch.device], Loaded] = {}
+
+    @abstractmethod
+    def find(self) -> Source:
+        """Where the images come from, decided without reading them.
+
+        Raises:
+            Mistake: they are nowhere; it says which file to put where.
+        """
+
+    @abstractmethod
+    def read(self, split: Split) -> AbstractImages:
+        """The whole "train" or "test" split."""
+
+    def locate(self) -> Source:
+        """Where the images come from, decided once; a stand-in is announced on stderr."""
+        if self._source is None:
+            self._source = self.find()
+            if self._source.fallback:
+                _announce(self._source)
+        return self._source
+
+    @property
+    def source(self) -> Source:
+        """Where the images come from."""
+        return self.locate()
+
+    def prepare_data(self) -> None:
+        """Have the images at hand, downloaded if need be."""
+        self.locate()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what `stage` needs, once; what is not needed yet is loaded when it is asked for."""
+        if "train" not in self._loaded and self.val_fraction == 0:
+            rank_zero_info(
+                f"{type(self).__name__} validates on the test split, as the papers do; "
+                "val_fraction > 0 holds out training images instead."
+            )
+        self._split("train")
+        if self.val_fraction == 0 or stage in ("test", "predict"):
+            self._split("test")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes' names, by label."""
+        self._split("train")
+        return self._class_names
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        height, width, channels = self._split("train").images.shape[1:]
+        return channels, height, width
+
+    @property
+    def in_channels(self) -> int:
+        """C."""
+        return self.image_shape[0]
+
+    @property
+    def train_size(self) -> int:
+        """The number of training images."""
+        return len(self._split("train").labels)
+
+    @property
+    def val_source(self) -> str:
+        """What validation is done on, in words."""
+        if self.val_fraction == 0:
+            return "test split"
+        return f"held-out {100 * self.val_fraction:g}% of training split"
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """(mean, std) per channel in units of the full scale: a batch is (image / 255 - mean) / std."""
+        self._split("train")
+        return self._normalisation
+
+    def train_dataloader(self) -> TensorBatches:
+        """The training batches, from where a resumed fit left off."""
+        train, (rank, world) = self._on_device("train"), self._place()
+        # The digits that stand in for other images cannot be mirrored: a 2 would become no digit at all.
+        mirrored = self.augment == "crop_flip" and self.locate().fallback
+        augment: Augmentation = "crop" if mirrored else self.augment
+        fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        order = EpochOrder(len(train.labels), self.batch_size, run_seed(self.seed), rank, world, reshuffle=not fixed)
+        epoch, skip = self._position()
+        return TensorBatches(*train, self.batch_size, *self.normalisation, order, augment, self.padding, epoch, skip)
+
+    def val_dataloader(self) -> TensorBatches:
+        """The validation images (see `val_source`), each once."""
+        return self._evaluation(self._on_device("test" if self.val_fraction == 0 else "val"))
+
+    def test_dataloader(self) -> TensorBatches:
+        """The test split, each image once."""
+        return self._evaluation(self._on_device("test"))
+
+    def predict_dataloader(self) -> TensorBatches:
+        """The test split, each image once."""
+        return self.test_dataloader()
+
+    def probe_dataloader(self, samples: int) -> TensorBatches:
+        """A fixed random subset of the training images, as they are, each once; all of them if there are fewer."""
+        if samples < 1:
+            raise Mistake(f"A probe needs at least 1 sample, not {samples}.")
+        train = self._on_device("train")
+        shuffled = torch.randperm(len(train.labels), generator=generator(run_seed(self.seed), "probe"))
+        chosen = shuffled[:samples].to(train.labels.device)
+        with torch.inference_mode(False):  # a probe that validation calls may want gradients
+            return self._evaluation(Loaded(train.images[chosen], train.labels[chosen]))
+
+    def _evaluation(self, split: Loaded) -> TensorBatches:
+        # Every world-th image and no padding: 101 images on 2 processes are 51 and 50, and count as 101.
+        rank, world = self._place()
+        return TensorBatches(
+            split.images[rank::world], split.labels[rank::world], self.eval_batch_size, *self.normalisation
+        )
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _position(self) -> tuple[int, int]:
+        """(epoch, batches of it already seen) where training goes on; a checkpoint's loops are restored by now.
+
+        One case is not exact: resuming a fit by `max_steps` from a checkpoint saved in `on_train_epoch_end`. Lightning
+        then counts one epoch too many, and the order goes on with that of the epoch after the next.
+        """
+        if self.trainer is None:
+            return 0, 0
+        fit = self.trainer.fit_loop
+        epochs, batches = fit.epoch_progress.current, fit.epoch_loop.batch_progress.current
+        ended: int = epochs.processed  # type: ignore[attr-defined]  # both trackers have it
+        # Training by steps says `restarting` between epochs too; an epoch is open only if it was begun and not ended.
+        skip: int = batches.processed if fit.restarting and epochs.ready > ended else 0  # type: ignore[attr-defined]
+        return ended, skip
+
+    def _on_device(self, name: str) -> Loaded:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if (name, device) not in self._resident:
+            split = self._split(name)
+            with torch.inference_mode(False):  # validation may ask first, and training must be able to use the copy
+                self._resident[name, device] = Loaded(split.images.to(device), split.labels.to(device))
+        return self._resident[name, device]
+
+    def _split(self, name: str) -> Loaded:
+        if name not in self._loaded:
+            with torch.inference_mode(False):
+                if name == "test":
+                    self._load_test()
+                else:
+                    self._load_train()
+        return self._loaded[name]
+
+    def _load_train(self) -> None:
+        images = self.read("train")
+        offered = self.names or images.class_names
+        numbers = list(range(len(offered)))
+        if self.classes is not None:
+            numbers = [class_number(asked, offered) for asked in self.classes]
+        for number in numbers:
+            if numbers.count(number) > 1:
+                raise Mistake(f"classes names {offered[number]!r} more than once.")
+        train, held = [], []
+        for number in numbers:
+            few, many = self._divided(images, number)
+            train.append(few)
+            held.append(many)
+        self._numbers, self._class_names = numbers, [images.class_names[number] for number in numbers]
+        self._loaded["train"] = self._load(images, torch.cat(train).sort().values)
+        if self.val_fraction > 0:
+            self._loaded["val"] = self._load(images, torch.cat(held).sort().values)
+        self._normalisation = self._constants(images.normalisation, self._loaded["train"].images)
+
+    def _load_test(self) -> None:
+        self._split("train")
+        images = self.read("test")
+        self._loaded["test"] = self._load(images, torch.cat([_members(images, n) for n in self._numbers]).sort().values)
+
+    def _load(self, images: AbstractImages, indices: Int64[Tensor, " M"]) -> Loaded:
+        renumbered = torch.full((len(images.class_names),), -1)
+        renumbered[self._numbers] = torch.arange(len(self._numbers))
+        return Loaded(images.pixels(indices, self.image_size), renumbered[images.labels[indices]])
+
+    def _divided(self, images: AbstractImages, number: int) -> tuple[Tensor, Tensor]:
+        """The training and the held-out members of a class: the first and the last of one permutation of them."""
+        name, members = images.class_names[number], _members(images, number)
+        stream = generator(run_seed(self.seed), "subset", name)
+        members = members[torch.randperm(len(members), generator=stream)]
+        rest = len(members) - round(self.val_fraction * len(members))
+        if rest == 0 or (self.val_fraction > 0 and rest == len(members)):
+            part = "training" if rest == 0 else "validation"
+            raise Mistake(f"val_fraction={self.val_fraction} leaves class {name!r} without {part} images.")
+        wanted = rest if self.samples_per_class is None else self.samples_per_class
+        if wanted > rest and not self.locate().fallback:
+            raise Mistake(f"Class {name!r} has {rest} training images, fewer than samples_per_class={wanted}.")
+        return members[: min(wanted, rest)], members[rest:]
+
+    def _constants(
+        self, published: tuple[list[float], list[float]] | None, images: UInt8[Tensor, "N H W C"]
+    ) -> tuple[list[float], list[float]]:
+        if self.mean is None or self.std is None or self.locate().fallback:
+            mean, std = published or moments(images)
+        else:
+            mean, std = self.mean, self.std
+        channels = images.shape[-1]
+        if len(mean) != channels or len(std) != channels:
+            raise Mistake(f"mean and std need {channels} numbers, one per channel, not {len(mean)} and {len(std)}.")
+        if min(std) <= 0:
+            raise Mistake(f"std={std}: a channel without variation cannot be normalised; give positive mean and std.")
+        return mean, std
+
+
+def class_number(asked: str | int, names: Sequence[str]) -> int:
+    """The number of the class `asked` for by name or, where no class has that name, by number.
+
+    Raises:
+        Mistake: there is no such class; it names the closest one and lists all.
+
+    >>> class_number("dog", ["cat", "dog"]), class_number(1, ["cat", "dog"]), class_number(1, ["1", "2"])
+    (1, 1, 0)
+    """
+    text = str(asked)
+    if text in names:
+        return list(names).index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    close = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise Mistake(f"There is no class {asked!r}.{hint}\nThe classes are {', '.join(names)}.")
+
+
+def moments(images: UInt8[Tensor, "N H W C"]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pixels, in units of the full scale; exact, by histogram.
+
+    >>> moments(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+    ([0.5], [0.5])
+    """
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(-1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean.append(float(share @ level))
+        std.append(float((share @ (level - mean[-1]) ** 2).sqrt()))
+    return mean, std
+
+
+def _members(images: AbstractImages, number: int) -> Int64[Tensor, " M"]:
+    """The images of a class, of which there must be some."""
+    members = (images.labels == number).nonzero().flatten()
+    if len(members) == 0:
+        raise Mistake(f"There are no images of class {images.class_names[number]!r}.")
+    return members
+
+
+@rank_zero_only
+def _announce(source: Source) -> None:
+    lines = [
+        source.describe(),
+        "No number of this run says anything about the data set that was asked for.",
+        "Without a fallback, the program stops here instead and says where to put the files.",
+    ]
+    rule = "*" * 100
+    print(rule, *(f"* {line}" for line in lines), rule, sep="\n", file=sys.stderr, flush=True)

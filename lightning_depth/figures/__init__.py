@@ -1,0 +1,1 @@
+"""Figures: a table in, a picture out. Nothing here trains or measures."""

@@ -1,0 +1,281 @@
+"""Collapse of representations: the error of the correlation-vote classifier (zhang2019 section 3.4)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+# Mean votes lie in [-1, 1] and carry errors of about 1e-15; two that differ by less than this are a tie.
+TIE = 1e-12
+
+# Rows are normalised in blocks that stay in a CPU's cache while they are read four times: numbers in a block.
+_BLOCK = 2**18
+
+
+class NormalisedRows(NamedTuple):
+    """Flattened representations of unit norm.
+
+    Attributes:
+        rows: n x d, float64; each row has norm 1, or is zero.
+        is_zero: n, the rows that have no direction and were set to zero.
+    """
+
+    rows: Tensor
+    is_zero: Tensor
+
+
+def normalised(h: Float[Tensor, "n ..."], centred: bool = True) -> NormalisedRows:
+    r"""Representations flattened to rows, each of unit norm: <row_i, row_j> is the correlation of h_i and h_j.
+
+        h_i -> (h_i - mean(h_i)) / ||h_i - mean(h_i)||     (`centred`: Pearson correlation over the entries)
+        h_i -> h_i / ||h_i||                               (else: cosine)
+
+    A row of zero norm (a constant representation if `centred`, a zero one else) correlates with nothing: it becomes a
+    zero row and is marked. Whether a row is constant is decided on its entries, not on the rounded norm.
+
+    Raises ValueError if h holds NaN or infinity, or its norm is not a finite float64 number.
+    Cost: a float64 copy and four passes over it.
+
+    >>> rows, is_zero = normalised(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
+    >>> rows[0] * 2**0.5, is_zero
+    (tensor([-1.,  0.,  1.], dtype=torch.float64), tensor([False,  True]))
+    """
+    rows, scale = _directions(h, centred)
+    rows *= scale[:, None]
+    return NormalisedRows(rows, scale == 0)
+
+
+def _directions(h: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
+    """Flattened rows, centred if asked, and what to multiply each by for unit norm: 0 for one that has no direction."""
+    flat = h.flatten(1)
+    rows = flat.to(torch.float64, copy=True)
+    if centred and rows.shape[1] > 0:
+        mean = rows.mean(1)
+        rows -= mean[:, None]
+        norm = torch.linalg.vector_norm(rows, dim=1)
+        # The mean of equal numbers is rounded, so a constant row can leave a small residue.
+        suspects = (norm <= 1e-10 * rows.shape[1] ** 0.5 * mean.abs()).nonzero().squeeze(1)
+        norm[suspects] *= (flat[suspects] != flat[suspects, :1]).any(1)
+    else:
+        norm = torch.linalg.vector_norm(rows, dim=1)
+    if not norm.isfinite().all():
+        raise ValueError("representations are not finite")
+    return rows, torch.where(norm > 0, 1 / norm, 0.0)
+
+
+def votes(test: Float[Tensor, "n d"], prototypes: Float[Tensor, "classes d"]) -> Float[Tensor, "n classes"]:
+    r"""The votes of all training samples for each class, as inner products with one prototype per class.
+
+        vote_c(x) = sum_j <h^(x), h^(x_j)> 1[y_j = c] = <h^(x), P_c>,   P_c = sum_{j in c} h^(x_j)
+
+    (zhang2019 section 3.4, times the number N of training samples; h^ as in `normalised`.) The correlation is linear in
+    h^(x_j), so the sum over the training set may be taken first: O(n d classes) in place of O(n d N).
+
+    >>> votes(torch.eye(2), torch.tensor([[3.0, 0.0], [0.0, -1.0], [1.0, 1.0]]))
+    tensor([[ 3.,  0.,  1.],
+            [ 0., -1.,  1.]])
+    """
+    return test @ prototypes.mT
+
+
+def predictions(mean_votes: Float[Tensor, "n classes"]) -> Bool[Tensor, "n classes"]:
+    """The classes that each sample is predicted to have: those whose mean vote ties with the largest, to `TIE`.
+
+    An all-zero vote (a representation that correlates with nothing) is a tie of all classes.
+
+    >>> predictions(torch.tensor([[0.1, 0.3, -0.2], [0.0, 0.0, 0.0]]))
+    tensor([[False,  True, False],
+            [ True,  True,  True]])
+    """
+    return mean_votes >= mean_votes.amax(1, keepdim=True) - TIE
+
+
+def expected_errors(predicted: Bool[Tensor, "n classes"], y: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """The probability that each prediction is wrong when a tie of t classes is broken uniformly at random.
+
+    0 where the true class stands alone, 1 - 1/t where it is one of t, 1 where it is not among them. So a representation
+    that carries no information has the error of guessing, 1 - 1/classes, and not one that depends on the order of the
+    class labels as argmax would.
+
+    >>> expected_errors(torch.tensor([[True, False], [True, True], [False, True]]), torch.tensor([0, 0, 0]))
+    tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
+    """
+    hit = predicted.gather(1, y.long()[:, None]).squeeze(1)
+    return 1 - hit.double() / predicted.sum(1)
+
+
+def vote_predictions_nxn(
+    test: Float[Tensor, "n ..."],
+    train: Float[Tensor, "N ..."],
+    y: Int[Tensor, "N"],
+    num_classes: int,
+    centred: bool = True,
+    balanced: bool = False,
+) -> Bool[Tensor, "n classes"]:
+    r"""The classifier as it is defined, by all n x N correlations: slow and obvious, for tests and benchmarks.
+
+        argmax_c (1 / N) sum_j corr(h(x), h(x_j)) 1[y_j = c]     (zhang2019 section 3.4)
+
+    `balanced` divides by the number of samples of class c instead, which is another definition. Ties are kept: see
+    `predictions`. Cost: n N d products and n N numbers of memory.
+
+    >>> train, y = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
+    >>> vote_predictions_nxn(torch.tensor([[2.0, 1.0, 0.0]]), train, y, num_classes=2)
+    tensor([[ True, False]])
+    """
+    correlations = normalised(test, centred).rows @ normalised(train, centred).rows.mT
+    labels = torch.nn.functional.one_hot(y.long(), num_classes).double()
+    counts = labels.sum(0).clamp_min(1) if balanced else len(y)
+    return predictions(correlations @ labels / counts)
+
+
+def _in_memory_order(h: Tensor) -> list[int]:
+    """Dimensions 1, 2, ... of h from the slowest to the fastest in memory: flattening in this order copies nothing."""
+    return sorted(range(1, h.ndim), key=h.stride, reverse=True)
+
+
+def _block_rows(h: Tensor) -> int:
+    """How many samples of h to treat at once; a GPU wants few large blocks, of which each takes a float64 copy."""
+    numbers = _BLOCK if h.device.type == "cpu" else _BLOCK * 256
+    return max(1, numbers // max(1, h[0].numel()))
+
+
+class CollapseClassifier(Metric):
+    r"""The correlation-vote classifier on the representations of one layer (zhang2019 section 3.4), streamed.
+
+        error of  argmax_c (1 / N) sum_j corr(h(x), h(x_j)) 1[y_j = c]
+
+    One pass over the training split (`update_prototypes`) adds each normalised representation to the prototype of its
+    class; one pass over the test split (`update`) takes its votes and counts the errors; `compute` gives their mean, in
+    [0, 1]. The predictions are those of `vote_predictions_nxn`, in float64 and to the last one, at
+    O((n + N) d classes) time and O(classes d) memory.
+
+    Votes are divided by the total N, as the definition says, so a larger class has larger votes. `balanced` divides the
+    votes of each class by its own count: another definition, in which a class without training samples has vote zero.
+    Ties, the all-zero vote included, count as the expected error of a random choice among the tied (`expected_errors`).
+
+    Under torch.distributed the prototypes must be complete before the test split is streamed: call `sync_prototypes`
+    between the two; `update` raises RuntimeError if it was forgotten. `compute` then sums over ranks by itself.
+
+    The batches' memory layout is free and may change from batch to batch: a channels-last batch is read as it lies.
+
+    Args:
+        num_classes: number of classes C; labels are 0 ... C - 1.
+        feature_shape: shape of one representation.
+        centred: Pearson correlation over the entries if true, else cosine.
+        balanced: divide votes by class counts, not by N.
+        kwargs: torchmetrics.Metric's.
+
+    Raises ValueError for NaN or infinity, another shape than `feature_shape`, or a label out of range; RuntimeError if
+    `compute` comes before any test sample, or `update` before any training sample.
+
+    >>> metric = CollapseClassifier(num_classes=2, feature_shape=(3,))
+    >>> metric.update_prototypes(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1]))
+    >>> metric.update(torch.tensor([[2.0, 1.0, 0.0], [5.0, 5.0, 5.0]]), torch.tensor([0, 0]))
+    >>> metric.compute()  # right, and a tie of two
+    tensor(0.2500, dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    prototypes: Tensor
+    class_counts: Tensor
+    synced: Tensor
+    errors: Tensor
+    samples: Tensor
+    zero_rows: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_shape: tuple[int, ...],
+        centred: bool = True,
+        balanced: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.feature_shape = feature_shape
+        self.centred = centred
+        self.balanced = balanced
+        prototypes = torch.zeros(num_classes, *feature_shape, dtype=torch.float64)
+        self.add_state("prototypes", prototypes, dist_reduce_fx="sum")
+        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
+        self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("zero_rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    def _check(self, h: Tensor, y: Tensor) -> None:
+        if tuple(h.shape[1:]) != self.feature_shape:
+            raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {self.feature_shape}")
+        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:
+            raise ValueError(f"labels must lie in 0 ... {self.num_classes - 1}")
+
+    @torch.no_grad()
+    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Add a batch of the training split: P_c += sum_{j in c} h^(x_j).
+
+        Raises RuntimeError after `sync_prototypes`: they would be counted once for each rank.
+        """
+        self._check(h, y)
+        if self.synced:
+            raise RuntimeError("the prototypes are already summed over ranks; reset() before another training split")
+        if not len(h):
+            return
+        order = _in_memory_order(h)
+        batch_sum = h.new_zeros(self.num_classes, h[0].numel(), dtype=torch.float64)
+        labels = torch.nn.functional.one_hot(y.long(), self.num_classes).double()
+        size = _block_rows(h)
+        for block, label in zip(torch.split(h.permute(0, *order), size), torch.split(labels, size), strict=True):
+            rows, scale = _directions(block, self.centred)
+            # P_c += sum_j 1[y_j = c] h^(x_j)
+            batch_sum.addmm_((label * scale[:, None]).mT, rows)
+            self.zero_rows += (scale == 0).sum()
+        prototypes = self.prototypes.permute(0, *order)
+        prototypes += batch_sum.view(prototypes.shape)
+        self.class_counts += torch.bincount(y, minlength=self.num_classes)
+
+    def sync_prototypes(self) -> None:
+        """Sum the prototypes over all ranks, once; every rank must call it. Without torch.distributed a no-op."""
+        if self.synced or not _is_distributed():
+            return
+        torch.distributed.all_reduce(self.prototypes)
+        torch.distributed.all_reduce(self.class_counts)
+        self.synced.fill_(True)
+
+    @torch.no_grad()
+    def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Classify a batch of the test split and count its errors."""
+        self._check(h, y)
+        if _is_distributed() and not self.synced:
+            raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
+        if not self.class_counts.any():
+            raise RuntimeError("no training sample was given to update_prototypes()")
+        if not len(h):
+            return
+        order = _in_memory_order(h)
+        prototypes = self.prototypes.permute(0, *order).flatten(1)
+        counts = self.class_counts.clamp_min(1) if self.balanced else self.class_counts.sum()
+        mean_votes = []
+        for block in torch.split(h.permute(0, *order), _block_rows(h)):
+            rows, scale = _directions(block, self.centred)
+            mean_votes.append(votes(rows, prototypes) * scale[:, None] / counts)
+            self.zero_rows += (scale == 0).sum()
+        self.errors += expected_errors(predictions(torch.cat(mean_votes)), y).sum()
+        self.samples += len(h)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Error in [0, 1] over all test samples of all ranks."""
+        if not self.samples:
+            raise RuntimeError("no test sample was given to update()")
+        return self.errors / self.samples
+
+
+def _is_distributed() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -1,0 +1,128 @@
+"""Spectrum of the Gram matrix of cosine similarities of features (huh2021 section 2.3), streamed."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_depth.measures.collapse import normalised
+from lightning_depth.measures.spectra import effective_rank
+
+
+def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
+    r"""The p x p matrix of cosine similarities, K = F F^T with F the flattened features in rows of unit norm.
+
+    A zero feature has similarity 0 to everything, itself included. Slow and obvious: O(p^2 d).
+
+    Raises ValueError for NaN or infinity.
+
+    >>> cosine_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
+    tensor([[1.0000, 0.6000],
+            [0.6000, 1.0000]], dtype=torch.float64)
+    """
+    rows = normalised(features, centred=False).rows
+    return rows @ rows.mT
+
+
+def _spectrum(side: Tensor, count: int) -> Tensor:
+    """The `count` largest eigenvalues of a positive semi-definite matrix, descending, round-off below zero cut off."""
+    eigenvalues: Tensor = torch.linalg.eigvalsh(side)
+    return eigenvalues.flip(0)[:count].clamp_min(0)
+
+
+def gram_spectrum(features: Float[Tensor, "p ..."]) -> Float[Tensor, "k"]:
+    r"""The min(p, d) leading eigenvalues of `cosine_gram(features)`, descending; its other eigenvalues are zero.
+
+    F F^T and F^T F have the same non-zero eigenvalues, so those of the smaller are taken: O(p d min(p, d)), float64.
+    Eigenvalues below about 1e-15 of the largest are round-off.
+
+    Raises ValueError for NaN or infinity.
+
+    >>> gram_spectrum(torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]))
+    tensor([2., 1.], dtype=torch.float64)
+    """
+    rows = normalised(features, centred=False).rows
+    return _spectrum(rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT, min(rows.shape))
+
+
+def gram_effective_rank(features: Float[Tensor, "p ..."]) -> Float[Tensor, ""]:
+    r"""The effective rank (nats) of the cosine Gram matrix of the features (huh2021 section 2.3 and Definition 1).
+
+    Zero features contribute nothing; if all are zero it is -inf: see `effective_rank`.
+
+    Raises ValueError for NaN or infinity. Cost: that of `gram_spectrum`.
+
+    >>> gram_effective_rank(torch.eye(3)).exp()
+    tensor(3.0000, dtype=torch.float64)
+    """
+    return effective_rank(gram_spectrum(features))
+
+
+class GramSpectrum(Metric):
+    r"""The spectrum of the cosine Gram matrix K = F F^T of all features seen, streamed (huh2021 section 2.3).
+
+    With at most `max_gram_features` features a sample, the state is sum_b F_b^T F_b: d^2 float64 numbers, a plain sum
+    over batches and ranks. Beyond, the features themselves are kept, in their own dtype, and the smaller side is taken
+    at the end. `compute` gives the min(p, d) leading eigenvalues of K, descending, not below 0; the others are zero.
+    (torchmetrics drops the dimension of a single one.)
+
+    Zero features are counted in `zero_rows` and contribute nothing.
+
+    Args:
+        num_features: d, the numbers in one sample's features, flattened.
+        max_gram_features: the largest d for which F^T F is the state.
+        kwargs: torchmetrics.Metric's.
+
+    Raises ValueError for NaN or infinity or another number of features than `num_features`.
+
+    >>> metric = GramSpectrum(num_features=2)
+    >>> metric.update(torch.tensor([[2.0, 0.0], [3.0, 0.0]]))
+    >>> metric.update(torch.tensor([[0.0, 1.0]]))
+    >>> metric.compute()
+    tensor([2., 1.], dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    gram: Tensor
+    features: list[Tensor]
+    samples: Tensor
+    zero_rows: Tensor
+
+    def __init__(self, num_features: int, max_gram_features: int = 4096, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_features = num_features
+        self.keeps_features = num_features > max_gram_features
+        if self.keeps_features:
+            self.add_state("features", [], dist_reduce_fx="cat")
+        else:
+            gram = torch.zeros(num_features, num_features, dtype=torch.float64)
+            self.add_state("gram", gram, dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("zero_rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(self, features: Float[Tensor, "n ..."]) -> None:
+        """Add a batch of features."""
+        flat = features.flatten(1)
+        if flat.shape[1] != self.num_features:
+            raise ValueError(f"a sample has {flat.shape[1]} features, not {self.num_features}")
+        rows, is_zero = normalised(flat, centred=False)
+        if self.keeps_features:
+            self.features.append(flat.detach().clone())
+        else:
+            self.gram.addmm_(rows.mT, rows)
+        self.samples += len(rows)
+        self.zero_rows += is_zero.sum()
+
+    def compute(self) -> Float[Tensor, "k"]:
+        """The min(p, d) leading eigenvalues of K over all batches and ranks, descending."""
+        if not self.keeps_features:
+            return _spectrum(self.gram, min(int(self.samples), self.num_features))
+        if not self.samples:
+            return torch.zeros(0, dtype=torch.float64, device=self.samples.device)
+        return gram_spectrum(dim_zero_cat(self.features))

@@ -1,0 +1,430 @@
+"""Norms of a layer as it is really applied: input size, padding, stride, dilation and groups, without bias."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+
+class UnsupportedLayer(ValueError):
+    """A layer that is no linear map this module knows; the message names its type."""
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """A linear map A between tensors, known by its action and that of its transpose.
+
+    Attributes:
+        input_shape: shape of x, without a batch dimension.
+        output_shape: shape of A x, without a batch dimension.
+        forward: (batch, *input_shape) -> (batch, *output_shape), x -> A x.
+        transpose: (batch, *output_shape) -> (batch, *input_shape), y -> A^T y, with <A x, y> = <x, A^T y>.
+        dtype: of both sides: that of the weights, float32 at least.
+        device: of both sides: that of the weights.
+    """
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    forward: Callable[[Tensor], Tensor]
+    transpose: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class NormEstimate(NamedTuple):
+    """What `operator_norm` found.
+
+    Attributes:
+        value: estimate of sigma_1, never above it but for round-off.
+        residual: ||A^T u - value v|| / value, where A v = value u and u, v have unit norm; a singular value of A lies
+            within the fraction residual / 2 of `value`.
+        iterations: Lanczos steps, each one forward and one transpose.
+        vector: v, the right singular vector, of the operator's input shape: the next call's `start`.
+    """
+
+    value: float
+    residual: float
+    iterations: int
+    vector: Tensor
+
+
+# How often the Lanczos recurrence stops to look at its bidiagonal: the look costs about as much as one step.
+_LOOK_EVERY = 4
+# Length of the random direction beside a warm start of length one.
+_NOISE = 0.3
+
+_Function = Callable[..., Tensor]
+_CONVOLUTIONS: dict[type[nn.Module], tuple[_Function, _Function]] = {
+    nn.Conv1d: (F.conv1d, F.conv_transpose1d),
+    nn.Conv2d: (F.conv2d, F.conv_transpose2d),
+    nn.Conv3d: (F.conv3d, F.conv_transpose3d),
+}
+_TRANSPOSED: dict[type[nn.Module], tuple[_Function, _Function]] = {
+    nn.ConvTranspose1d: (F.conv1d, F.conv_transpose1d),
+    nn.ConvTranspose2d: (F.conv2d, F.conv_transpose2d),
+    nn.ConvTranspose3d: (F.conv3d, F.conv_transpose3d),
+}
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The torch class whose forward `module` runs; a subclass with a forward of its own is another map."""
+    kinds: list[type[nn.Module]] = [nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED]
+    for kind in kinds:
+        if isinstance(module, kind):
+            same = all(
+                getattr(type(module), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward")
+            )
+            if same and not isinstance(module.weight, nn.UninitializedParameter):
+                return kind
+    raise UnsupportedLayer(f"{type(module).__name__} is not a layer whose linear map is known")
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """The weight that `module` applies, in float32 or better, read without changing a parametrisation's buffers."""
+    if not parametrize.is_parametrized(module, "weight"):
+        weight = module.weight
+    else:
+        # In train mode spectral_norm takes a step of power iteration at each reading.
+        parametrizations = list(module.parametrizations.weight.modules())  # type: ignore[union-attr]
+        modes = [part.training for part in parametrizations]
+        try:
+            for part in parametrizations:
+                part.training = False
+            weight = module.weight
+        finally:
+            for part, mode in zip(parametrizations, modes, strict=True):
+                part.training = mode
+    assert isinstance(weight, Tensor)
+    weight = weight.detach()
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        weight = weight.float()
+    if not weight.isfinite().all():
+        raise ValueError(f"the weight of {type(module).__name__} is not finite")
+    return weight
+
+
+def _padding(module: Any) -> list[tuple[int, int]]:
+    """How many positions the convolution adds before and after each spatial dimension."""
+    if module.padding == "valid":
+        return [(0, 0)] * len(module.kernel_size)
+    if module.padding == "same":  # an odd total puts the extra position after the image
+        totals = [d * (k - 1) for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(p, p) for p in module.padding]
+
+
+def _sources(size: int, sides: tuple[int, int], mode: str) -> Tensor:
+    """The input position that each position of the padded input repeats, -1 where it is a zero."""
+    positions = torch.arange(size)
+    if mode == "zeros":
+        return F.pad(positions, sides, value=-1)
+    return F.pad(positions.double()[None, None], sides, mode=mode)[0, 0].long()
+
+
+def _check_channels(module: Any, input_shape: tuple[int, ...]) -> None:
+    if len(input_shape) != len(module.kernel_size) + 1 or input_shape[0] != module.in_channels:
+        raise ValueError(
+            f"{type(module).__name__} takes ({module.in_channels}, *{len(module.kernel_size)} sizes), not {input_shape}"
+        )
+
+
+def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
+    weight = _weight(module)
+    if not input_shape or input_shape[-1] != weight.shape[1]:
+        raise ValueError(f"{type(module).__name__} takes (..., {weight.shape[1]}), not {input_shape}")
+    output_shape = (*input_shape[:-1], weight.shape[0])
+    return LinearOperator(
+        input_shape, output_shape, lambda x: x @ weight.mT, lambda y: y @ weight, weight.dtype, weight.device
+    )
+
+
+def _convolution(module: Any, kind: type[nn.Module], input_shape: tuple[int, ...]) -> LinearOperator:
+    _check_channels(module, input_shape)
+    weight = _weight(module)
+    convolve, convolve_transposed = _CONVOLUTIONS[kind]
+    image, stride, dilation, groups = input_shape[1:], module.stride, module.dilation, module.groups
+    sides = _padding(module)
+    # Symmetric zeros are left to the convolution itself; any other padding is gathered before it.
+    symmetric = module.padding_mode == "zeros" and all(before == after for before, after in sides)
+    inside = [before if symmetric else 0 for before, _ in sides]
+    sources = [
+        _sources(size, side, module.padding_mode).to(weight.device)
+        for size, side in zip(image, sides, strict=True)
+        if not symmetric
+    ]
+    reach = [
+        size + before + after - d * (k - 1) - 1
+        for size, (before, after), d, k in zip(image, sides, dilation, module.kernel_size, strict=True)
+    ]
+    if min(reach) < 0:
+        raise ValueError(f"the kernel of {type(module).__name__} is larger than its padded input {input_shape}")
+    # No output reads the last `reach % stride` positions of the padded input.
+    unread = [r % s for r, s in zip(reach, stride, strict=True)]
+
+    def forward(x: Tensor) -> Tensor:
+        for dim, source in enumerate(sources, start=2):
+            # Position -1 is the zero appended at the end.
+            x = F.pad(x.movedim(dim, -1), (0, 1))[..., source].movedim(-1, dim)
+        return convolve(x, weight, None, stride, inside, dilation, groups)
+
+    def transpose(y: Tensor) -> Tensor:
+        x = convolve_transposed(y, weight, None, stride, inside, unread, groups, dilation)
+        for dim, source in enumerate(sources, start=2):
+            size = image[dim - 2]
+            x = x.movedim(dim, -1)
+            x = x.new_zeros((*x.shape[:-1], size + 1)).index_add_(-1, source % (size + 1), x)
+            x = x[..., :size].movedim(-1, dim)
+        return x
+
+    output_shape = (module.out_channels, *(r // s + 1 for r, s in zip(reach, stride, strict=True)))
+    return LinearOperator(input_shape, output_shape, forward, transpose, weight.dtype, weight.device)
+
+
+def _transposed_sizes(module: Any, input_shape: tuple[int, ...]) -> list[int]:
+    return [
+        (size - 1) * s - 2 * p + d * (k - 1) + extra + 1
+        for size, s, p, d, k, extra in zip(
+            input_shape[1:],
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.kernel_size,
+            module.output_padding,
+            strict=True,
+        )
+    ]
+
+
+def _transposed_convolution(module: Any, kind: type[nn.Module], input_shape: tuple[int, ...]) -> LinearOperator:
+    _check_channels(module, input_shape)
+    weight = _weight(module)
+    convolve, convolve_transposed = _TRANSPOSED[kind]
+    stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
+
+    def forward(x: Tensor) -> Tensor:
+        return convolve_transposed(x, weight, None, stride, padding, module.output_padding, groups, dilation)
+
+    def transpose(y: Tensor) -> Tensor:
+        x = convolve(y, weight, None, stride, padding, dilation, groups)
+        for dim, size in enumerate(input_shape[1:], start=2):
+            # An output padding of a stride or more lets the convolution find positions that x does not have.
+            x = x.narrow(dim, 0, size)
+        return x
+
+    output_shape = (module.out_channels, *_transposed_sizes(module, input_shape))
+    return LinearOperator(input_shape, output_shape, forward, transpose, weight.dtype, weight.device)
+
+
+def layer_operator(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
+    """The linear map that `module` applies to one input of `input_shape` (no batch dimension), bias left out.
+
+    nn.Linear acts on the last dimension. Conv1d-3d take every stride, padding (numbers, 'same', 'valid'), padding mode,
+    dilation and number of groups; ConvTranspose1d-3d all that torch offers. The weight is read once, now, with its
+    parametrisations, and a power iteration inside one (spectral_norm) is not advanced.
+
+    Raises UnsupportedLayer for any other layer, subclasses with a forward of their own included, and ValueError for
+    a weight that is not finite or an input shape that the layer does not take.
+
+    >>> layer_operator(nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 32, 32)).output_shape
+    (8, 16, 16)
+    """
+    kind = _kind(module)
+    if kind is nn.Linear:
+        return _linear(module, input_shape)
+    if kind in _CONVOLUTIONS:
+        return _convolution(module, kind, input_shape)
+    return _transposed_convolution(module, kind, input_shape)
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Products of float32 numbers in float32: TF32 and bfloat16 products are wrong by up to 1e-3."""
+    matmul = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+
+
+@torch.no_grad()
+def dense_matrix(operator: LinearOperator) -> Float[Tensor, "m n"]:
+    """The matrix of `operator`, one column for each unit vector. For tests and small cases: m n numbers.
+
+    >>> difference = nn.Conv1d(1, 1, 2, bias=False)
+    >>> difference.weight.data = torch.tensor([[[-1.0, 1.0]]])
+    >>> dense_matrix(layer_operator(difference, (1, 3)))
+    tensor([[-1.,  1.,  0.],
+            [ 0., -1.,  1.]])
+    """
+    n = math.prod(operator.input_shape)
+    basis = torch.eye(n, dtype=operator.dtype, device=operator.device)
+    with _full_float32():
+        return operator.forward(basis.reshape(n, *operator.input_shape)).reshape(n, -1).mT
+
+
+def _start(operator: LinearOperator, start: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """The first Lanczos vector, of unit norm: random, or `start` with a random part beside it."""
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    random: Tensor = torch.randn(operator.input_shape, generator=generator, device=generator.device)
+    random = random.to(operator.device, operator.dtype).flatten()
+    random /= torch.linalg.vector_norm(random)
+    if start is None:
+        return random
+    if start.shape != operator.input_shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, the operator takes {operator.input_shape}")
+    if not start.isfinite().all() or not start.any():
+        raise ValueError("start is zero or not finite")
+    warm = start.detach().to(operator.device, operator.dtype).flatten()
+    mixed: Tensor = warm / torch.linalg.vector_norm(warm) + _NOISE * random
+    mixed /= torch.linalg.vector_norm(mixed)
+    return mixed
+
+
+def _split(w: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm and direction of w, both zero where w is round-off beside `scale`: the Krylov space is then exhausted."""
+    norm = torch.linalg.vector_norm(w)
+    counts = ~(norm <= 100 * torch.finfo(w.dtype).eps * scale)  # true for NaN too, which must not pass for zero
+    return torch.where(counts, norm, 0.0), w * torch.where(counts, 1 / norm, 0.0)
+
+
+def _top_of_bidiagonal(alphas: Tensor, betas: Tensor) -> tuple[float, float, Tensor]:
+    """Top singular value theta of the Lanczos bidiagonal B = P diag Q^T, its relative residual, its right vector.
+
+    With v = V q and u = U p: A v = theta u and A^T u = theta v + beta_k p_k v_{k+1}, so the residual is beta_k |p_k|.
+    """
+    left, theta, right = torch.linalg.svd(torch.diag(alphas) + torch.diag(betas[:-1], 1))
+    if theta[0] == 0:
+        return 0.0, 0.0, right[0]
+    return float(theta[0]), float(betas[-1] / theta[0] * left[-1, 0].abs()), right[0]
+
+
+@torch.no_grad()
+def operator_norm(
+    operator: LinearOperator,
+    start: Tensor | None = None,
+    rtol: float = 1e-4,
+    max_iterations: int = 300,
+    generator: torch.Generator | None = None,
+) -> NormEstimate:
+    """The largest singular value of `operator` by Golub-Kahan-Lanczos bidiagonalisation (Golub & Kahan 1965).
+
+    A V_k = U_k B_k with V_k reorthogonalised in full (one side is enough: Simon & Zha 2000), and the value is
+    sigma_1(B_k), a lower bound on sigma_1(A). The iteration stops at a relative residual of 2 rtol: since
+    ||A^T A v - value^2 v|| = value^2 residual, some singular value then lies within rtol of `value`. Where the leading
+    singular values lie apart the error is far smaller, of the order of residual^2; where they lie closer than rtol, v
+    is any mixture of theirs and the value holds all the same. A looser test, on the squared residual over the gap,
+    needs fewer steps but is deceived by leading values that lie a few rtol apart. A run that reaches `max_iterations`
+    is returned as it stands: see its `residual`. rtol below about 1e-6 needs an operator in float64.
+
+    No residual can show that a larger singular value was not missed; the random part of the start makes that unlikely.
+    `start` (the last call's `vector`, of the operator's input shape) is therefore mixed with a random direction of 0.3
+    of its length. After a start from a vector that belongs to another singular value, the answer can still be that one
+    where the two are within about 1 %: start cold now and then. Random numbers come from `generator`, by default a
+    private one with a fixed seed, so equal calls give equal answers; torch's global generator is not used.
+
+    Raises ValueError if the operator returns NaN or infinity, or `start` has another shape, is zero or not finite.
+
+    Cost: one forward and one transpose a step (50-90 steps cold, 10-30 warm for 3x3 convolutions at rtol = 1e-4),
+    2 k n flops and 4 k n bytes of float32 for the k-th step's reorthogonalisation, n the input's size.
+
+    >>> identity = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+    >>> identity.weight.data = nn.init.dirac_(torch.empty(2, 2, 3, 3))
+    >>> round(operator_norm(layer_operator(identity, (2, 8, 8))).value, 6)
+    1.0
+    """
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}, at least one is needed")
+    u = torch.zeros(math.prod(operator.output_shape), dtype=operator.dtype, device=operator.device)
+    v = _start(operator, start, generator)
+    basis = v.new_empty(32, v.numel())
+    basis[0] = v
+    alphas: list[Tensor] = []
+    betas: list[Tensor] = []
+    scale = v.new_zeros(())
+    with _full_float32():
+        for k in range(1, max_iterations + 1):
+            # alpha_k u_k = A v_k - beta_{k-1} u_{k-1}
+            w = operator.forward(v.view(1, *operator.input_shape)).flatten()
+            if betas:
+                w = w - betas[-1] * u
+            alpha, u = _split(w, scale)
+            scale = torch.maximum(scale, alpha)
+            # beta_k v_{k+1} = A^T u_k - alpha_k v_k, orthogonal to every earlier v
+            w = operator.transpose(u.view(1, *operator.output_shape)).flatten() - alpha * v
+            beta, v = _split(w - (basis[:k] @ w) @ basis[:k], scale)
+            alphas.append(alpha)
+            betas.append(beta)
+            if k % _LOOK_EVERY == 0 or k == max_iterations:
+                scalars = torch.stack(alphas + betas).double().cpu()
+                if not scalars.isfinite().all():
+                    raise ValueError("the operator returned a value that is not finite")
+                value, residual, coefficients = _top_of_bidiagonal(scalars[:k], scalars[k:])
+                if residual <= 2 * rtol:
+                    break
+            if k == len(basis):
+                basis = torch.cat([basis, torch.empty_like(basis)])
+            basis[k] = v
+        vector = coefficients.to(v) @ basis[:k]
+    _, vector = _split(vector, v.new_zeros(()))
+    return NormEstimate(value, residual, k, vector.view(operator.input_shape))
+
+
+def _coincidences(sources: Tensor, outputs: int, kernel: int, stride: int, dilation: int) -> Tensor:
+    """For each two kernel offsets along one dimension, at how many outputs they read the same input position."""
+    reads = sources[torch.arange(outputs)[:, None] * stride + torch.arange(kernel) * dilation]
+    same = (reads[:, :, None] == reads[:, None, :]) & (reads >= 0)[:, :, None]
+    return same.sum(0).double()
+
+
+def frobenius_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
+    """The Frobenius norm of `layer_operator(module, input_shape)`, in closed form.
+
+    For a convolution, with W_a the (out, in / groups) slice of the weight at kernel offset a,
+        ||A||_F^2 = sum_{a, a'} <W_a, W_a'> prod_dim n_dim(a, a'),
+    where n(a, a') counts the outputs at which both offsets read the same input position. With zero padding that is the
+    number of outputs at which the offset falls inside the input if a = a', else 0; the other padding modes add pairs of
+    offsets that meet through the border. For nn.Linear, ||W||_F times the root of the number of leading positions.
+
+    Raises as `layer_operator` does. Cost: one k x k table of slices for a kernel of k positions, whatever the image.
+
+    >>> ones = nn.Conv2d(1, 1, 3, padding=1)
+    >>> ones.weight.data.fill_(1.0)  # doctest: +ELLIPSIS
+    tensor(...)
+    >>> round(frobenius_norm(ones, (1, 2, 2)) ** 2, 6)  # the all-ones 4 x 4 matrix
+    16.0
+    """
+    operator = layer_operator(module, input_shape)
+    weight = _weight(module).double().cpu()
+    if isinstance(module, nn.Linear):
+        return float(torch.linalg.vector_norm(weight)) * math.sqrt(math.prod(input_shape[:-1]))
+    layer: Any = module
+    if _kind(module) in _CONVOLUTIONS:
+        counted = operator.output_shape[1:]
+        sources = [
+            _sources(size, sides, layer.padding_mode)
+            for size, sides in zip(input_shape[1:], _padding(layer), strict=True)
+        ]
+    else:
+        # A transposed convolution writes where the convolution of the same settings reads.
+        counted = input_shape[1:]
+        sources = [
+            _sources(size, (p, p), "zeros") for size, p in zip(operator.output_shape[1:], layer.padding, strict=True)
+        ]
+    # prod_dim n_dim(a, a'), over the flattened kernel
+    counts = torch.ones(1, 1, dtype=torch.float64)
+    for source, positions, kernel, stride, dilation in zip(
+        sources, counted, layer.kernel_size, layer.stride, layer.dilation, strict=True
+    ):
+        counts = torch.kron(counts, _coincidences(source, positions, kernel, stride, dilation))
+    slices = weight.flatten(2).flatten(0, 1)
+    return math.sqrt(float(((slices.mT @ slices) * counts).sum()))
