@@ -1,0 +1,541 @@
+"""The report page, read back from the figure that it is before it is written."""
+
+import ast
+import csv
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from lightning_depth.figures import report as report_module
+from lightning_depth.figures.report import draw, report
+from lightning_depth.mistakes import Mistake
+
+SUMMARY: dict[str, Any] = {
+    "run": "resnet_depth18_width16_seed0",
+    "status": "finished",
+    "config": "configs/resnet_depth.yaml",
+    "model": "ResNet depth 18 width 16, 0.7 M parameters",
+    "parameters": 701_466,
+    "data": {
+        "source": "CIFAR-10, image folder",
+        "fallback": False,
+        "requested": "CIFAR10",
+        "validation": "test split",
+        "num_classes": 10,
+        "train_size": 4000,
+    },
+    "seed": 0,
+    "seconds": 312.4,
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "final": {"val/acc": 0.71},
+    "best": {"val/acc": 0.73},
+}
+
+
+def resnet_layers(blocks: tuple[int, ...], per_block: int) -> list[str]:
+    names = ["net.stem"]
+    for stage, count in enumerate(blocks, 1):
+        for block in range(count):
+            names += [f"net.stage{stage}.{block}.conv{i}" for i in range(1, per_block + 1)]
+    return [*names, "net.fc"]
+
+
+RESNET18 = resnet_layers((2, 2, 2, 2), 2)
+RESNET50 = [*resnet_layers((3, 4, 6, 3), 3)[:-1], "net.stage4.2.proj", "net.stage4.2.expand", "net.head", "net.fc"]
+STAGES = ["net.stem", "net.stage1", "net.stage2", "net.stage3", "net.stage4", "net.fc"]
+
+
+def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def write_metrics(directory: Path, epochs: int, val: bool = True, noise: float = 0.01) -> None:
+    draws = np.random.default_rng(0)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        t = epoch / max(epochs, 8)
+        train_acc = min(1.0, 1 - 0.82 * math.exp(-5.5 * t) + noise * draws.normal() * math.exp(-4 * t))
+        val_acc = 0.72 - 0.5 * math.exp(-6 * t) + noise * draws.normal()
+        val_loss = 0.9 + 1.3 * math.exp(-7 * t) + 0.5 * t + 3 * noise * draws.normal()
+        tested = [f"{val_loss:.5f}", f"{val_acc:.5f}"] if val else ["", ""]
+        rows.append([epoch, f"{2.3 * math.exp(-6 * t):.5f}", f"{train_acc:.5f}", *tested, 0.1, 20.8])
+    write(
+        directory / "metrics.csv",
+        ["epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr-SGD", "seconds"],
+        rows,
+    )
+
+
+def write_readings(directory: Path, layers: list[str], epochs: list[int], last: int | None = None) -> None:
+    draws = np.random.default_rng(1)
+    rows: list[list[Any]] = []
+    for epoch in epochs:
+        t = epoch / max(last or epochs[-1], 8)
+        for index, layer in enumerate(layers):
+            depth = index / len(layers)
+            norm = (1.5 + 2.5 * math.sin(9 * depth) ** 2) * math.exp(2.6 * t * (0.3 + depth)) + 0.1 * draws.normal()
+            rows.append([epoch, "operator_norm", layer, "norm", f"{norm:.4f}"])
+            rows.append([epoch, "operator_norm", layer, "residual", 1e-5])
+        rows.append([epoch, "operator_norm", "", "seconds", 0.4])
+        rows.append(
+            [epoch, "effective_rank", "features", "effective_rank", f"{4.8 - 2.4 * (1 - math.exp(-3 * t)):.4f}"]
+        )
+        for index, stage in enumerate(STAGES):
+            error = 0.78 - 0.09 * index - 0.3 * (1 - math.exp(-3 * t)) * index / len(STAGES)
+            rows.append([epoch, "representation_collapse", stage, "error", f"{error:.4f}"])
+        rows.append([epoch, "representation_collapse", "", "seconds", 0.8])
+    write(directory / "readings.csv", ["epoch", "probe", "layer", "key", "value"], rows)
+
+
+def run_of(directory: Path, layers: list[str] = RESNET18, epochs: int = 15) -> Path:
+    write_metrics(directory, epochs)
+    write_readings(directory, layers, list(range(1, epochs + 1)))
+    return directory
+
+
+def panel(figure: Figure, name: str) -> Axes:
+    (found,) = [ax for ax in figure.axes if ax.get_label() == name]
+    return found
+
+
+def panels(figure: Figure) -> list[str]:
+    return [str(ax.get_label()) for ax in figure.axes if not str(ax.get_label()).endswith(" colours")]
+
+
+def line(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
+    (found,) = [line for line in ax.get_lines() if line.get_label() == label]
+    return np.asarray(found.get_xdata()), np.asarray(found.get_ydata())
+
+
+def words(figure: Figure) -> str:
+    """Every text on the page, titles, labels and ticks included."""
+    FigureCanvasAgg(figure).draw()
+    return "\n".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def image(ax: Axes) -> np.ma.MaskedArray:
+    (found,) = ax.get_images()
+    return found.get_array()
+
+
+def column(path: Path, name: str) -> list[float]:
+    with path.open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of visible texts whose boxes cross by more than a pixel."""
+    FigureCanvasAgg(figure).draw()
+    unseen = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not low <= tick.get_loc() <= high:  # kept by matplotlib, never drawn
+                    unseen |= {tick.label1, tick.label2}
+    seen = []
+    for text in figure.findobj(lambda a: hasattr(a, "get_text")):
+        if text not in unseen and text.get_visible() and text.get_text().strip():
+            seen.append((text.get_text(), text.get_window_extent()))
+    crossing = []
+    for i, (one, a) in enumerate(seen):
+        for other, b in seen[i + 1 :]:
+            wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+            high = min(a.y1, b.y1) - max(a.y0, b.y0)
+            if wide > 1.5 and high > 1.5:
+                crossing.append((one, other))
+    return crossing
+
+
+def with_data(**changes: Any) -> dict[str, Any]:
+    return {**SUMMARY, "data": {**SUMMARY["data"], **changes}}
+
+
+READINGS = ["epoch", "probe", "layer", "key", "value"]
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+def test_report_is_one_picture_and_nothing_else(tmp_path: Path) -> None:
+    before = {path.name for path in run_of(tmp_path).iterdir()}
+    assert report(tmp_path, SUMMARY) == tmp_path / "report.png"
+    assert {path.name for path in tmp_path.iterdir()} == before | {"report.png"}
+    assert imread(tmp_path / "report.png").shape[1] == 1760
+
+
+def test_a_failed_report_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of(tmp_path, epochs=2)
+    old = report(tmp_path).read_bytes()
+    files = sorted(tmp_path.iterdir())
+
+    def half_written(self: Figure, path: Path, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        report(tmp_path)
+    assert (tmp_path / "report.png").read_bytes() == old
+    assert sorted(tmp_path.iterdir()) == files
+
+
+def test_the_picture_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    replace = os.replace
+
+    def watched(source: Path, target: Path) -> None:
+        moves.append((source.parent, imread(source).ndim, target.exists()))
+        replace(source, target)
+
+    monkeypatch.setattr(report_module.os, "replace", watched)
+    report(run_of(tmp_path, epochs=2))
+    assert moves == [(tmp_path, 3, False)]
+
+
+def test_figures_read_tables_and_never_train() -> None:
+    tree = ast.parse(Path(report_module.__file__).read_text(encoding="utf-8"))
+    names = [
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert roots == {"numpy", "matplotlib", "lightning_depth"}
+    assert not any(name.startswith("matplotlib.pyplot") for name in names)
+
+
+def test_the_users_matplotlib_settings_neither_change_nor_matter(tmp_path: Path) -> None:
+    run_of(tmp_path, epochs=3)
+    plain = report(tmp_path).read_bytes()
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "black", "text.color": "red"}):
+        mine = dict(mpl.rcParams)
+        report(tmp_path)
+        assert dict(mpl.rcParams) == mine
+    again = imread(tmp_path / "report.png")
+    (tmp_path / "report.png").write_bytes(plain)
+    assert np.abs(imread(tmp_path / "report.png") - again).mean() < 0.01
+
+
+# ---------------------------------------------------------------------------------------------------------- the curves
+
+
+def test_lines_are_the_tables_columns(tmp_path: Path) -> None:
+    table = run_of(tmp_path) / "metrics.csv"
+    figure = draw(tmp_path, SUMMARY)
+    assert panels(figure) == ["loss", "acc", "effective_rank", "operator_norm", "representation_collapse"]
+    for label, split in (("train", "train"), ("test", "val")):
+        x, y = line(panel(figure, "loss"), label)
+        assert x.tolist() == column(table, "epoch")
+        assert y.tolist() == column(table, f"{split}/loss")
+        x, y = line(panel(figure, "acc"), label)
+        np.testing.assert_allclose(y, [100 * (1 - acc) for acc in column(table, f"{split}/acc")])
+
+
+def test_a_validation_split_is_not_called_a_test(tmp_path: Path) -> None:
+    run_of(tmp_path, epochs=3)
+    assert "final test error" in words(draw(tmp_path, SUMMARY))
+    held_out = words(draw(tmp_path, with_data(validation="a tenth of the training images")))
+    assert "final validation error" in held_out
+    assert "test" not in held_out
+
+
+@pytest.mark.parametrize(("lowest", "scale"), [(0.2, "linear"), (0.02, "log"), (0.0, "linear"), (-3.0, "linear")])
+def test_loss_is_logarithmic_beyond_a_factor_of_twenty(tmp_path: Path, lowest: float, scale: str) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train/loss"], [[1, 2.0], [2, lowest]])
+    ax = panel(draw(tmp_path), "loss")
+    assert ax.get_yscale() == scale
+    assert ("log scale" in ax.get_ylabel()) == (scale == "log")
+
+
+def test_best_epoch_is_marked_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "val/acc"], [[1, 0.5], [2, 0.75], [3, 0.7]])
+    write(tmp_path / "readings.csv", READINGS, [[e, "effective_rank", "features", "effective_rank", e] for e in (1, 3)])
+    figure = draw(tmp_path, SUMMARY)
+    for name in ("acc", "effective_rank"):
+        assert line(panel(figure, name), "best epoch")[0] == pytest.approx([2, 2])
+    text = words(figure)
+    assert "best 25.0 %, epoch 2" in text
+    assert "best test error, epoch 2" in text
+    assert "30.0 %" in text
+
+
+def test_best_falls_back_to_the_loss(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train/acc", "val/loss"], [[1, 0.5, 2.0], [2, 0.9, 1.0], [3, 1.0, 3.0]])
+    assert "best 1, epoch 2" in words(draw(tmp_path))
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
+    write_metrics(tmp_path, 5, val=False)
+    figure = draw(tmp_path, SUMMARY)
+    assert "best epoch" not in [found.get_label() for ax in figure.axes for found in ax.get_lines()]
+    assert panels(figure) == ["loss", "acc"]
+
+
+def test_headline_from_the_summary_where_the_table_has_none(tmp_path: Path) -> None:
+    write_metrics(tmp_path, 5, val=False)
+    text = words(draw(tmp_path, SUMMARY))
+    assert "29.0 %" in text
+    assert "27.0 %" in text
+
+
+def test_foreign_columns_are_grouped_and_drawn(tmp_path: Path) -> None:
+    header = [
+        "epoch",
+        "step",
+        "loss",
+        "val_loss",
+        "train_accuracy",
+        "valid_accuracy",
+        "ema/loss",
+        "lr-Adam",
+        "grad_norm",
+    ]
+    write(tmp_path / "metrics.csv", header, [[e, 10 * e, 1 / (e + 1), 2, 0.5, 0.25, 3, 0.1, 4 - e] for e in range(3)])
+    figure = draw(tmp_path)
+    assert panels(figure) == ["loss", "acc", "grad_norm"]
+    assert line(panel(figure, "loss"), "loss")[1].tolist() == [1, 1 / 2, 1 / 3]
+    assert line(panel(figure, "loss"), "validation")[1].tolist() == [2, 2, 2]
+    assert line(panel(figure, "loss"), "ema")[1].tolist() == [3, 3, 3]
+    assert line(panel(figure, "acc"), "train")[1].tolist() == [50, 50, 50]
+    assert line(panel(figure, "acc"), "validation")[1].tolist() == [75, 75, 75]
+
+
+def test_an_accuracy_in_percent_is_taken_as_one(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train_acc"], [[1, 60], [2, 90]])
+    assert line(panel(draw(tmp_path), "acc"), "train")[1] == pytest.approx([40, 10])
+
+
+def test_of_step_and_epoch_columns_the_epochs_are_drawn(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train_loss_step", "train_loss_epoch"], [[0, 9, 2], [1, 8, 1]])
+    figure = draw(tmp_path)
+    assert panels(figure) == ["loss"]
+    assert line(panel(figure, "loss"), "train")[1].tolist() == [2, 1]
+
+
+def test_empty_cells_are_no_readings_and_nan_is_a_gap(tmp_path: Path) -> None:
+    rows = [[1, 3, 2], [2, "nan", ""], [3, 1, 1], [3, "", 0.5]]
+    write(tmp_path / "metrics.csv", ["epoch", "train/loss", "val/loss"], rows)
+    ax = panel(draw(tmp_path), "loss")
+    x, y = line(ax, "train")
+    np.testing.assert_array_equal(x, [1, 2, 3])
+    np.testing.assert_array_equal(y, [3, math.nan, 1])
+    x, y = line(ax, "validation")
+    assert (x.tolist(), y.tolist()) == ([1, 3], [2, 0.5])
+
+
+# -------------------------------------------------------------------------------------------------------- the heatmaps
+
+
+@pytest.mark.parametrize("layers", [RESNET18, RESNET50], ids=["resnet18", "resnet50"])
+def test_heatmap_is_the_pivot_of_the_readings(tmp_path: Path, layers: list[str]) -> None:
+    run_of(tmp_path, layers, epochs=15)
+    figure = draw(tmp_path, SUMMARY)
+    expected = np.full((len(layers), 15), np.nan)
+    with (tmp_path / "readings.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["probe"], row["key"]) == ("operator_norm", "norm"):
+                expected[layers.index(row["layer"]), int(row["epoch"]) - 1] = float(row["value"])
+    ax = panel(figure, "operator_norm")
+    np.testing.assert_array_equal(image(ax).filled(np.nan), expected)
+    assert ax.get_title(loc="left") == "Operator norm of each layer (largest singular value)"
+    low, high = sorted(ax.get_ylim())
+    assert ax.get_ylim() == (high, low)  # row 0, the input, is at the top
+
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names[0] == "stem"
+    assert names[-1] == "fc"
+    assert len(names) == min(len(layers), 24)
+    assert overlaps(figure) == []
+
+
+def test_fifty_three_layers_fit_the_page(tmp_path: Path) -> None:
+    assert len(RESNET50) == 53
+    figure = draw(run_of(tmp_path, RESNET50), SUMMARY)
+    assert figure.get_figheight() <= 20
+    assert panel(figure, "operator_norm").get_position().height * figure.get_figheight() > 5
+
+
+def test_collapse_is_in_percent_and_names_chance(tmp_path: Path) -> None:
+    run_of(tmp_path, epochs=4)
+    figure = draw(tmp_path, SUMMARY)
+    ax = panel(figure, "representation_collapse")
+    assert image(ax)[0, 0] == pytest.approx(78)
+    assert ax.get_images()[0].get_clim() == (0, 90)
+    colours = panel(figure, "representation_collapse colours")
+    assert "90\nchance" in [label.get_text() for label in colours.get_yticklabels()]
+    assert colours.get_ylabel() == "error (%)"
+    assert "chance" not in words(draw(tmp_path, with_data(num_classes=None)))
+
+
+@pytest.mark.parametrize(
+    ("values", "logarithmic"), [((1, 30), True), ((1, 5), False), ((-1, 30), False), ((0, 9), False)]
+)
+def test_colours_are_logarithmic_where_values_span_decades(
+    tmp_path: Path, values: tuple[float, float], logarithmic: bool
+) -> None:
+    write(tmp_path / "readings.csv", READINGS, [[1, "operator_norm", f"l{v}", "norm", v] for v in values])
+    figure = draw(tmp_path)
+    assert isinstance(panel(figure, "operator_norm").get_images()[0].norm, LogNorm) == logarithmic
+    assert ("log scale" in panel(figure, "operator_norm colours").get_ylabel()) == logarithmic
+
+
+def test_a_probe_that_nobody_has_heard_of_gets_its_panel(tmp_path: Path) -> None:
+    rows = []
+    for epoch in (0, 1, 2, 4):
+        rows += [
+            [epoch, "dead_units", layer, key, epoch + i] for i, layer in enumerate("abc") for key in ("share", "n")
+        ]
+        rows += [[epoch, "gradient_noise", "", "seconds", 9], [epoch, "gradient_noise", "", "scale", 10 - epoch]]
+        rows += [[epoch, "sharpness", "net", "top", 5], [epoch, "sharpness", "", "seconds", 9]]
+        rows += [[epoch, "silent", "", "seconds", 9]]
+    write(tmp_path / "readings.csv", READINGS, rows)
+    figure = draw(tmp_path)
+    assert panels(figure) == ["gradient_noise", "sharpness", "dead_units"]
+    assert panel(figure, "dead_units").get_title(loc="left") == "Dead units: share at each layer"
+    assert image(panel(figure, "dead_units")).tolist() == [[0, 1, 2, 4], [1, 2, 3, 5], [2, 3, 4, 6]]
+    assert panel(figure, "gradient_noise").get_lines()[0].get_ydata().tolist() == [10, 9, 8, 6]
+    assert panel(figure, "sharpness").get_title(loc="left") == "Sharpness: top of net"
+
+
+def test_probes_that_did_not_run_have_no_panel(tmp_path: Path) -> None:
+    write_metrics(tmp_path, 3)
+    assert panels(draw(tmp_path)) == ["loss", "acc"]
+    write(tmp_path / "readings.csv", READINGS, [])
+    assert panels(draw(tmp_path)) == ["loss", "acc"]
+
+
+def test_a_missing_reading_is_a_gap_and_a_second_one_replaces_the_first(tmp_path: Path) -> None:
+    rows = [[1, "p", "a", "k", 1], [1, "p", "b", "k", 2], [2, "p", "a", "k", "nan"], [2, "p", "b", "k", 3]]
+    rows += [[3, "p", "b", "k", 8], [3, "p", "b", "k", 4]]
+    write(tmp_path / "readings.csv", READINGS, rows)
+    figure = draw(tmp_path)
+    np.testing.assert_array_equal(image(panel(figure, "p")).filled(np.nan), [[1, np.nan, np.nan], [2, 3, 4]])
+    assert "grey: no reading" in panel(figure, "p colours").get_ylabel()
+
+
+def test_long_names_stay_apart(tmp_path: Path) -> None:
+    layers = [f"backbone.encoder.transformer_block.{i}.attention.self.query_projection.weight" for i in range(12)]
+    layers += ["backbone.$x_1$", "backbone.head"]
+    write(tmp_path / "readings.csv", READINGS, [[1, "operator_norm", layer, "norm", 2] for layer in layers])
+    figure = draw(tmp_path)
+    names = [label.get_text() for label in panel(figure, "operator_norm").get_yticklabels()]
+    assert len(set(names)) == len(layers)
+    assert max(map(len, names)) <= 34
+    assert names[-2:] == ["$x_1$", "head"]
+    assert overlaps(figure) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ the words
+
+
+def test_header_and_footer_say_what_ran(tmp_path: Path) -> None:
+    text = words(draw(run_of(tmp_path, epochs=2), {**SUMMARY, "versions": {"torch": "2.11.0"}}))
+    for said in ("resnet_depth18_width16_seed0", "ResNet depth 18 width 16, 0.7 M parameters", "4,000 training images"):
+        assert said in text
+    for said in ("commit 0123456789ab ", "config configs/resnet_depth.yaml", "seed 0", "torch 2.11.0", "5 min 12 s"):
+        assert said in text
+    assert "FALLBACK" not in text
+    assert "REDUCED" not in text
+
+
+def test_fallback_and_reduced_runs_say_so_loudly(tmp_path: Path) -> None:
+    summary = with_data(fallback=True, source="embedded MNIST digits") | {"reduced": "3 of 200 epochs"}
+    figure = draw(run_of(tmp_path, epochs=3), summary)
+    bands = {text.get_text(): text for text in figure.texts}
+    assert bands["FALLBACK DATA: embedded MNIST digits, not CIFAR10"].get_weight() == "bold"
+    assert "REDUCED SETTING: 3 of 200 epochs" in bands
+    assert [patch.get_width() for patch in figure.artists] == [1, 1]
+    assert overlaps(figure) == []
+
+
+def test_summary_is_read_from_the_directory_where_none_is_given(tmp_path: Path) -> None:
+    run_of(tmp_path, epochs=2)
+    assert tmp_path.name in words(draw(tmp_path))
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    assert SUMMARY["run"] in words(draw(tmp_path))
+    assert SUMMARY["run"] not in words(draw(tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [None, {}, {"run": "r"}, {"data": None, "status": None}, {"data": "MNIST", "seconds": "?", "final": 3}],
+    ids=["none", "empty", "run", "nones", "odd"],
+)
+def test_a_poor_summary_makes_a_poorer_page(tmp_path: Path, summary: dict[str, Any] | None) -> None:
+    assert panels(draw(run_of(tmp_path, epochs=2), summary))[:2] == ["loss", "acc"]
+
+
+# ------------------------------------------------------------------------------------------------------------ the edges
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 500])
+def test_one_epoch_and_five_hundred(tmp_path: Path, epochs: int) -> None:
+    figure = draw(run_of(tmp_path, epochs=epochs), SUMMARY)
+    found = next(found for found in panel(figure, "loss").get_lines() if found.get_label() == "train")
+    assert len(found.get_xdata()) == epochs
+    assert len(found.get_markevery()) == (epochs if epochs <= 40 else 0)
+    assert image(panel(figure, "operator_norm")).shape == (len(RESNET18), epochs)
+    assert overlaps(figure) == []
+
+
+def test_a_run_of_nothing_but_nan_still_has_a_page(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train/loss", "val/acc"], [[1, "nan", "nan"], [2, "inf", "nan"]])
+    write(tmp_path / "readings.csv", READINGS, [[1, "operator_norm", layer, "norm", "nan"] for layer in "ab"])
+    report(tmp_path, {"status": "diverged in epoch 1"})
+    assert "no finite value" in words(draw(tmp_path))
+
+
+def test_a_run_before_its_first_epoch_has_a_page(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train/loss"], [])
+    assert "No epoch is finished" in words(draw(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("metrics.csv", "epoch,train/loss\n1,2.0\n2\n", "line 3: 1 fields where the header has 2"),
+        ("metrics.csv", "epoch,train/loss\n1,2.0\n2,low\n", "line 3: train/loss is 'low', not a number"),
+        ("metrics.csv", "epoch,train/loss\n1.5,2.0\n", "line 2: the epoch is '1.5'"),
+        ("metrics.csv", "epoch,train/loss\n,2.0\n", "line 2: the epoch is ''"),
+        ("metrics.csv", "train/loss\n2.0\n", "line 1: the header has no column 'epoch'"),
+        ("metrics.csv", "", "line 1: the header has no column 'epoch'"),
+        ("readings.csv", "epoch,probe,key,value\n", "line 1: the header has no column 'layer'"),
+        ("readings.csv", "epoch,probe,layer,key,value\n1,p,a,k,0.x\n", "line 2: value is '0.x'"),
+        ("summary.json", "{", "not a JSON file"),
+        ("summary.json", "[]", "a list where an object was expected"),
+    ],
+)
+def test_a_malformed_table_is_a_mistake_with_its_place(tmp_path: Path, name: str, text: str, said: str) -> None:
+    write_metrics(tmp_path, 2)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Mistake) as mistake:
+        report(tmp_path)
+    assert str(tmp_path / name) in str(mistake.value)
+    assert said in str(mistake.value)
+    assert not (tmp_path / "report.png").exists()
+
+
+def test_a_table_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"epoch,loss\n1,\xff\xfe\n")
+    with pytest.raises(Mistake, match=r"metrics\.csv: not a csv file in UTF-8"):
+        draw(tmp_path)
+
+
+def test_a_directory_without_tables_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(Mistake, match=r"neither metrics\.csv nor readings\.csv"):
+        report(tmp_path)
