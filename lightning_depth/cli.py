@@ -36,6 +36,8 @@ from lightning_depth.runs.directory import (
     check_same_config,
     checked_name,
     claim,
+    differences,
+    load_config,
     newest_checkpoint,
     read_summary,
     runs_named,
@@ -46,6 +48,7 @@ from lightning_depth.runs.finite_loss import FiniteLoss
 from lightning_depth.runs.progress import RunProgress
 from lightning_depth.runs.record import RunRecord
 from lightning_depth.runs.requeue import SlurmRequeue, job_id
+from lightning_depth.runs.same_buffers import SameBuffers
 from lightning_depth.runs.step_seed import StepSeed
 
 PLUGINS = "lightning_depth.plugins"
@@ -132,26 +135,34 @@ class DepthCLI(LightningCLI):
             directory = Path(config.ckpt_path).resolve().parent.parent
             if (directory / "config.yaml").is_file():
                 check_same_config(directory, self.resolved)
-                return Place(directory, Path(config.ckpt_path))
-            return Place(claim(root, name), Path(config.ckpt_path))
+                newest = newest_checkpoint(directory) if requeued() else None
+                return Place(directory, newest or Path(config.ckpt_path))
+        start = None if config.ckpt_path is None else Path(config.ckpt_path)
         if SLURMEnvironment.detect() and "SLURM_JOB_ID" in os.environ:
-            return self._slurm_place(root, f"{name}-{job_id(os.environ)}")
+            return self._slurm_place(root, f"{name}-{job_id(os.environ)}", start)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise Mistake("torchrun cannot agree on a new directory: use --trainer.devices N, or srun, instead.")
-        return Place(claim(root, name), None)
+        return Place(claim(root, name), start)
 
-    def _slurm_place(self, root: Path, name: str) -> Place:
-        # Every task of the job computes the same path. A requeued job finds its own earlier work there.
-        directory = root / name
-        checkpoint = newest_checkpoint(directory)
-        if checkpoint is not None and read_summary(directory) is None:
-            check_same_config(directory, self.resolved)
-            return Place(directory, checkpoint)
+    def _slurm_place(self, root: Path, name: str, start: Path | None) -> Place:
+        # Every process of the job computes the same path. A requeued job finds its own earlier work there; any other
+        # finds at most that of a job that had the same number, or of an earlier command of the same job.
+        if requeued():
+            runs = runs_named(root, name)
+            own = [run for run in runs if not differences(load_config(run), self.resolved)]
+            if own and read_summary(own[0]) is not None:
+                rank_zero_info(f"{own[0]} has ended already: nothing is left to do.")
+                raise SystemExit(0)
+            if own:
+                return Place(own[0], newest_checkpoint(own[0]) or start)
+            for run in runs:
+                if read_summary(run) is None:
+                    check_same_config(run, self.resolved)
+            if (root / name).is_dir() and not runs:
+                return Place(root / name, start)  # it had not come to write its config
         if int(os.environ.get("SLURM_PROCID", "0")) != 0:
-            return Place(directory, None)
-        if directory.is_dir() and int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0:
-            return Place(directory, None)  # requeued before its first checkpoint
-        return Place(claim(root, name), None)
+            return Place(root / name, start)
+        return Place(claim(root, name), start)
 
     def _checkpoint_to_evaluate(self, config: Namespace) -> str | None:
         wanted = config.get("ckpt_path")
@@ -196,7 +207,7 @@ class DepthCLI(LightningCLI):
         if self.located is not None:
             self.datamodule = self.located
         config = self.config_init[str(self.subcommand)]
-        own: list[Callback] = [StepSeed(), FiniteLoss()]
+        own: list[Callback] = [StepSeed(), FiniteLoss(), SameBuffers()]
         if config.trainer.enable_progress_bar is not False:
             own.append(RunProgress())
         kwargs.setdefault("enable_model_summary", config.trainer.enable_model_summary or False)
@@ -208,7 +219,7 @@ class DepthCLI(LightningCLI):
             if os.environ.get("SLURM_JOB_ID"):
                 own.append(SlurmRequeue(directory))
             own.append(RunRecord(directory, self.resolved, self._provenance()))
-            own.append(self._checkpoints(directory))
+            own.extend(self._checkpoints(directory / "checkpoints"))
             kwargs["default_root_dir"] = str(directory)
             if int(os.environ.get("SLURM_PROCID", "0")) == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
                 if self.place.checkpoint is None:
@@ -217,18 +228,26 @@ class DepthCLI(LightningCLI):
         if plugins:
             kwargs["plugins"] = [*_as_list(config.trainer.plugins), *plugins]
         self.trainer_defaults["callbacks"] = own
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if plugins and "SLURM_STEP_NUM_TASKS" in os.environ:
+            started, wanted = int(os.environ["SLURM_STEP_NUM_TASKS"]), trainer.num_nodes * trainer.num_devices
+            if started != wanted:
+                # Lightning would train on fewer devices, or the same network several times, without a word.
+                raise Mistake(
+                    f"srun started {started} processes, and the trainer wants {wanted}: --nodes and --ntasks-per-node "
+                    "must equal --trainer.num_nodes and --trainer.devices.\nslurm/ddp.sbatch sets all four."
+                )
+        return trainer
 
-    def _checkpoints(self, directory: Path) -> ModelCheckpoint:
-        monitored = {"monitor": "val/acc", "mode": "max"} if isinstance(self.model, AbstractClassifier) else {}
-        return ModelCheckpoint(
-            directory / "checkpoints",
-            filename="best",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-            **monitored,  # type: ignore[arg-type]
+    def _checkpoints(self, directory: Path) -> list[Callback]:
+        # Two of them: `save_last` would save only when the monitored one has improved.
+        always = ModelCheckpoint(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        if not isinstance(self.model, AbstractClassifier):
+            return [always]
+        best = ModelCheckpoint(
+            directory, "best", "val/acc", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
         )
+        return [best, always]
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -236,6 +255,11 @@ class DepthCLI(LightningCLI):
             "config": [str(path) for path in config_files(sys.argv[2:])],
             "seed": self.resolved["seed_everything"],
         }
+
+
+def requeued() -> bool:
+    """Whether Slurm started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
 
 
 def run_trainer_command() -> None:
@@ -293,6 +317,7 @@ def hush() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*when logging on epoch level in distributed setting.*")
 
 
 def load_plugins() -> None:

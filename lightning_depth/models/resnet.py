@@ -1,7 +1,7 @@
 """The ResNets of growing depth of nichani2020 3.2, App. B (Figure 10) and App. C (Table 1)."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,7 +87,6 @@ class ResNetNetwork(nn.Module):
         return out
 
 
-@final
 class ResNet(AbstractClassifier):
     """ResNet of depth 2 + 2 (n1 + n2 + n3 + n4) and width w (nichani2020 3.2).
 

@@ -48,6 +48,7 @@ class RunRecord(Checkpoint):
         self._epoch_start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_start = time.perf_counter()  # an epoch that goes on in its middle has no on_train_epoch_start
         if not trainer.is_global_zero:
             return
         done = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]

@@ -8,34 +8,57 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_depth import early
+from lightning_depth.mistakes import Mistake
+
+# A job that Slurm is ending itself: it requeues the job too, or its user has cancelled it.
+ENDING = frozenset(["", "CANCELLED", "COMPLETING", "DEADLINE", "NODE_FAIL", "PENDING", "PREEMPTED", "REQUEUED", "TIMEOUT"])
 
 
 class SlurmRequeue(Callback):
-    """At the first batch end after SIGUSR1: save `checkpoints/requeue.ckpt`, `scontrol requeue` this task, leave.
+    """At the end of the first step after SIGUSR1 or SIGTERM: save `checkpoints/requeue.ckpt`, requeue this task, leave.
 
-    Saved at a batch's end and not in the signal handler, so that the requeued task continues bit for bit; all ranks
-    agree on the step. The checkpoint goes once an epoch's own is newer.
+    Saved at a step's end and not in the signal handler, so that the requeued task continues bit for bit; all ranks
+    agree on the step. The checkpoint goes when the run has ended.
 
     Args:
         directory: the run's directory, its own for each array task.
-        every: batches between two times at which the ranks compare notes.
     """
 
-    def __init__(self, directory: Path, every: int = 1) -> None:
+    def __init__(self, directory: Path) -> None:
         self.path = directory / "checkpoints" / "requeue.ckpt"
-        self.every = every
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # By now Lightning has a SIGTERM handler, which talks to the other ranks in the middle of whatever they do.
+        early.arm()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % self.every or not trainer.strategy.reduce_boolean_decision(early.pending, all=False):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return  # no checkpoint holds the gradients that were accumulated so far
+        if not trainer.strategy.reduce_boolean_decision(early.pending, all=False):
             return
         trainer.save_checkpoint(self.path)  # ends in a barrier: every rank is here
         if trainer.is_global_zero:
-            job = job_id(os.environ)
-            print(f"Saved {self.path}; requeueing job {job} at step {trainer.global_step}.", flush=True)
-            subprocess.run(["scontrol", "requeue", job], check=True)
+            self._requeue(job_id(os.environ), trainer.global_step)
         raise SystemExit(0)  # Slurm sends SIGTERM anyway
+
+    def _requeue(self, job: str, step: int) -> None:
+        state = self._slurm("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}")
+        if state in ENDING:
+            print(f"Saved {self.path} at step {step}; Slurm is ending job {job} ({state}).", flush=True)
+        else:
+            print(f"Saved {self.path}; requeueing job {job} at step {step}.", flush=True)
+            self._slurm("scontrol", "requeue", job)
+
+    def _slurm(self, *command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Mistake(
+                f"Cannot requeue this job: {' '.join(command)}: {done.stderr.strip()}\n"
+                f"The run can go on with --ckpt_path {self.path}."
+            )
+        return done.stdout.strip()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
