@@ -14,7 +14,7 @@ class OperatorNorm(AbstractProbe):
     """The largest singular value of the linear map of every convolution and linear layer.
 
     With the layer's real input size, padding, stride, dilation and groups (see `measures.operators.operator_norm`), by
-    Lanczos iteration that starts from the vector of the last look. The bias does not count.
+    Lanczos iteration that starts from the vectors of the last look. The bias does not count.
 
     Reads `operator_norm/<layer>/norm` and `.../residual` (the relative residual of the singular pair).
 
@@ -28,7 +28,7 @@ class OperatorNorm(AbstractProbe):
         super().__init__(every, layers)
         self.rtol = rtol
         self._selected: list[Call] = []
-        self._vectors: dict[str, Tensor] = {}
+        self._starts: dict[str, Tensor] = {}
 
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
         self._selected = self.chosen(calls, _has_kernel)
@@ -41,17 +41,17 @@ class OperatorNorm(AbstractProbe):
             except UnsupportedLayer as error:
                 self.say_once(f"{call.name} is left out: {error}")
                 continue
-            estimate = operator_norm(operator, start=self._vectors.get(call.name), rtol=self.rtol)
-            self._vectors[call.name] = estimate.vector
+            estimate = operator_norm(operator, start=self._starts.get(call.name), rtol=self.rtol)
+            self._starts[call.name] = estimate.start
             yield call.name, "norm", estimate.value
             yield call.name, "residual", estimate.residual
 
     def state_dict(self) -> dict[str, Any]:
-        """The singular vectors, so that a resumed run reads what an uninterrupted one does."""
-        return {"vectors": self._vectors}
+        """Where the iterations start, so that a resumed run reads what an uninterrupted one does."""
+        return {"starts": self._starts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._vectors = state_dict["vectors"]
+        self._starts = state_dict["starts"]
 
 
 def _has_kernel(call: Call) -> bool:

@@ -342,8 +342,10 @@ def known_words() -> set[str]:
         for name, value in vars(package).items()
         if isinstance(value, type)
     }
-    makers = [Trainer, *(ancestor for value in classes.values() for ancestor in value.__mro__[:-1])]
-    arguments = {name for maker in makers for name in inspect.signature(maker).parameters}
+    makers = {Trainer, *(ancestor for value in classes.values() for ancestor in value.__mro__)}
+    # A class without an `__init__` of its own has its parents', and that of dict has no signature.
+    written = [vars(maker)["__init__"] for maker in makers if inspect.isfunction(vars(maker).get("__init__"))]
+    arguments = {name for function in written for name in inspect.signature(function).parameters}
     return (classes.keys() | arguments) - {"self", "args", "kwargs"}
 
 

@@ -1,8 +1,7 @@
 """Norms of a layer as it is really applied: input size, padding, stride, dilation and groups, without bias."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+
+from lightning_depth.measures.precision import full_float32
 
 
 class UnsupportedLayer(ValueError):
@@ -45,20 +46,25 @@ class NormEstimate(NamedTuple):
         value: estimate of sigma_1, never above it but for round-off.
         residual: ||A^T u - value v|| / value, where A v = value u and u, v have unit norm; a singular value of A lies
             within the fraction residual / 2 of `value`.
-        iterations: Lanczos steps, each one forward and one transpose.
-        vector: v, the right singular vector, of the operator's input shape: the next call's `start`.
+        iterations: Lanczos steps, each one forward and one transpose; 0 for a dense matrix.
+        vector: v, the right singular vector, of the operator's input shape.
+        start: what to start from when the weights have changed a little: v with the next two right vectors, so that a
+            singular value that overtakes the first is not missed.
     """
 
     value: float
     residual: float
     iterations: int
     vector: Tensor
+    start: Tensor
 
 
 # How often the Lanczos recurrence stops to look at its bidiagonal: the look costs about as much as one step.
 _LOOK_EVERY = 4
 # Length of the random direction beside a warm start of length one.
 _NOISE = 0.3
+# Shares of the leading three right vectors in the start of the next call.
+_LEADING = (1.0, 0.5, 0.5)
 
 _Function = Callable[..., Tensor]
 _CONVOLUTIONS: dict[type[nn.Module], tuple[_Function, _Function]] = {
@@ -243,19 +249,6 @@ def layer_operator(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOpe
     return _transposed_convolution(module, kind, input_shape)
 
 
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Products of float32 numbers in float32: TF32 and bfloat16 products are wrong by up to 1e-3."""
-    matmul = torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-
-
 @torch.no_grad()
 def dense_matrix(operator: LinearOperator) -> Float[Tensor, "m n"]:
     """The matrix of `operator`, one column for each unit vector. For tests and small cases: m n numbers.
@@ -268,7 +261,7 @@ def dense_matrix(operator: LinearOperator) -> Float[Tensor, "m n"]:
     """
     n = math.prod(operator.input_shape)
     basis = torch.eye(n, dtype=operator.dtype, device=operator.device)
-    with _full_float32():
+    with full_float32():
         return operator.forward(basis.reshape(n, *operator.input_shape)).reshape(n, -1).mT
 
 
@@ -298,14 +291,46 @@ def _split(w: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _top_of_bidiagonal(alphas: Tensor, betas: Tensor) -> tuple[float, float, Tensor]:
-    """Top singular value theta of the Lanczos bidiagonal B = P diag Q^T, its relative residual, its right vector.
+    """Top singular value theta of the Lanczos bidiagonal B = P diag Q^T, its relative residual, and all of Q^T.
 
     With v = V q and u = U p: A v = theta u and A^T u = theta v + beta_k p_k v_{k+1}, so the residual is beta_k |p_k|.
     """
     left, theta, right = torch.linalg.svd(torch.diag(alphas) + torch.diag(betas[:-1], 1))
     if theta[0] == 0:
-        return 0.0, 0.0, right[0]
-    return float(theta[0]), float(betas[-1] / theta[0] * left[-1, 0].abs()), right[0]
+        return 0.0, 0.0, right
+    return float(theta[0]), float(betas[-1] / theta[0] * left[-1, 0].abs()), right
+
+
+def _leading(right: Tensor) -> Tensor:
+    """The mixture of the leading rows of `right` that the next call starts from, of unit norm."""
+    shares = right.new_tensor(_LEADING)[: len(right)]
+    mixed = shares @ right[: len(shares)]
+    return mixed / torch.linalg.vector_norm(mixed)
+
+
+def _dense_norm(operator: LinearOperator) -> NormEstimate:
+    """The norm from the Gram matrix of the smaller side, in float64."""
+    m, n = math.prod(operator.output_shape), math.prod(operator.input_shape)
+    basis = torch.eye(min(m, n), dtype=operator.dtype, device=operator.device)
+    with full_float32():
+        if n <= m:
+            rows = operator.forward(basis.view(n, *operator.input_shape)).flatten(1).double()  # A^T, n x m
+        else:
+            rows = operator.transpose(basis.view(m, *operator.output_shape)).flatten(1).double()  # A, m x n
+    if not rows.isfinite().all():
+        raise ValueError("the operator returned a value that is not finite")
+    gram = rows @ rows.mT
+    squares, vectors = torch.linalg.eigh(gram)
+    # the right vectors are the eigenvectors of A^T A, or A^T times those of A A^T
+    right = vectors.mT.flip(0)[: len(_LEADING)]
+    if n > m:
+        right = torch.nn.functional.normalize(right @ rows, dim=1)
+    top, square = vectors[:, -1], squares[-1].clamp_min(0)
+    residual = float(torch.linalg.vector_norm(gram @ top - square * top) / square) if square > 0 else 0.0
+    right = right.to(operator.dtype)
+    start = _leading(right) if square > 0 else right[0]
+    shape = operator.input_shape
+    return NormEstimate(float(square.sqrt()), residual, 0, right[0].view(shape), start.view(shape))
 
 
 @torch.no_grad()
@@ -315,9 +340,11 @@ def operator_norm(
     rtol: float = 1e-4,
     max_iterations: int = 300,
     generator: torch.Generator | None = None,
+    dense_limit: int = 256,
 ) -> NormEstimate:
     """The largest singular value of `operator` by Golub-Kahan-Lanczos bidiagonalisation (Golub & Kahan 1965).
 
+    A matrix with at most `dense_limit` rows or columns is written out, and its value is exact. For a larger one,
     A V_k = U_k B_k with V_k reorthogonalised in full (one side is enough: Simon & Zha 2000), and the value is
     sigma_1(B_k), a lower bound on sigma_1(A). The iteration stops at a relative residual of 2 rtol: since
     ||A^T A v - value^2 v|| = value^2 residual, some singular value then lies within rtol of `value`. Where the leading
@@ -326,11 +353,12 @@ def operator_norm(
     needs fewer steps but is deceived by leading values that lie a few rtol apart. A run that reaches `max_iterations`
     is returned as it stands: see its `residual`. rtol below about 1e-6 needs an operator in float64.
 
-    No residual can show that a larger singular value was not missed; the random part of the start makes that unlikely.
-    `start` (the last call's `vector`, of the operator's input shape) is therefore mixed with a random direction of 0.3
-    of its length. After a start from a vector that belongs to another singular value, the answer can still be that one
-    where the two are within about 1 %: start cold now and then. Random numbers come from `generator`, by default a
-    private one with a fixed seed, so equal calls give equal answers; torch's global generator is not used.
+    No residual can show that a larger singular value was not missed. A cold start is random, and misses one only where
+    the two are within about 0.1 % and the start is nearly orthogonal to it. A warm start (the last call's `start`, of
+    the operator's input shape) holds the three leading vectors, so that one that overtakes is seen, and a random
+    direction of 0.3 of its length, by which one from further down is seen once it leads by about 1 %. Random numbers
+    come from `generator`, by default a private one with a fixed seed, so equal calls give equal answers; torch's global
+    generator is not used.
 
     Raises ValueError if the operator returns NaN or infinity, or `start` has another shape, is zero or not finite.
 
@@ -344,6 +372,8 @@ def operator_norm(
     """
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}, at least one is needed")
+    if min(math.prod(operator.output_shape), math.prod(operator.input_shape)) <= dense_limit:
+        return _dense_norm(operator)
     u = torch.zeros(math.prod(operator.output_shape), dtype=operator.dtype, device=operator.device)
     v = _start(operator, start, generator)
     basis = v.new_empty(32, v.numel())
@@ -351,7 +381,7 @@ def operator_norm(
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
     scale = v.new_zeros(())
-    with _full_float32():
+    with full_float32():
         for k in range(1, max_iterations + 1):
             # alpha_k u_k = A v_k - beta_{k-1} u_{k-1}
             w = operator.forward(v.view(1, *operator.input_shape)).flatten()
@@ -374,9 +404,10 @@ def operator_norm(
             if k == len(basis):
                 basis = torch.cat([basis, torch.empty_like(basis)])
             basis[k] = v
-        vector = coefficients.to(v) @ basis[:k]
-    _, vector = _split(vector, v.new_zeros(()))
-    return NormEstimate(value, residual, k, vector.view(operator.input_shape))
+        right = coefficients[: len(_LEADING)].to(v) @ basis[:k]
+    _, vector = _split(right[0], v.new_zeros(()))
+    shape = operator.input_shape
+    return NormEstimate(value, residual, k, vector.view(shape), _leading(right).view(shape))
 
 
 def _coincidences(sources: Tensor, outputs: int, kernel: int, stride: int, dilation: int) -> Tensor:

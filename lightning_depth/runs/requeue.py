@@ -11,7 +11,9 @@ from lightning_depth import early
 from lightning_depth.mistakes import Mistake
 
 # A job that Slurm is ending itself: it requeues the job too, or its user has cancelled it.
-ENDING = frozenset(["", "CANCELLED", "COMPLETING", "DEADLINE", "NODE_FAIL", "PENDING", "PREEMPTED", "REQUEUED", "TIMEOUT"])
+ENDING = frozenset(
+    ["", "CANCELLED", "COMPLETING", "DEADLINE", "NODE_FAIL", "PENDING", "PREEMPTED", "REQUEUED", "TIMEOUT"]
+)
 
 
 class SlurmRequeue(Callback):

@@ -156,7 +156,7 @@ def test_float32_reaches_one_part_in_ten_thousand_within_a_budget() -> None:
 
 def test_value_residual_and_vector_belong_together() -> None:
     operator = layer_operator(filled(nn.Conv2d(3, 5, 3, padding=1)), (3, 7, 7))
-    value, residual, _, vector = operator_norm(operator)
+    value, residual, _, vector, _ = operator_norm(operator, dense_limit=0)
     assert vector.shape == (3, 7, 7)
     image = operator.forward(vector[None])
     assert float(vector.norm()) == pytest.approx(1, rel=1e-12)
@@ -171,7 +171,7 @@ def test_a_warm_start_needs_fewer_steps_than_a_cold_one() -> None:
     change = random(*module.weight.shape, seed=1)
     module.weight.data += 0.01 * module.weight.norm() / change.norm() * change
     moved = layer_operator(module, (8, 10, 10))
-    warm = operator_norm(moved, start=cold.vector)
+    warm = operator_norm(moved, start=cold.start)
     assert warm.iterations < operator_norm(moved).iterations
     assert warm.value == pytest.approx(float(torch.linalg.matrix_norm(dense_matrix(moved), 2)), rel=1e-4)
 
@@ -188,13 +188,13 @@ def test_a_start_orthogonal_to_the_answer_finds_it(second: float) -> None:
     values = torch.cat([torch.tensor([1.0, second]), torch.linspace(0, 0.4, 500)]).double()
     wrong = torch.zeros(502, dtype=torch.float64)
     wrong[1] = 1
-    assert operator_norm(diagonal(values), start=wrong).value == pytest.approx(1, rel=1e-4)
+    assert operator_norm(diagonal(values), start=wrong, dense_limit=0).value == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-6, 1e-3])
 def test_near_degenerate_leading_values_cost_little(gap: float) -> None:
     values = torch.cat([torch.tensor([1.0, 1 - gap], dtype=torch.float64), torch.linspace(0, 0.9, 500).double()])
-    estimate = operator_norm(diagonal(values))
+    estimate = operator_norm(diagonal(values), dense_limit=0)
     assert estimate.value == pytest.approx(1, rel=1e-4)
     assert estimate.iterations <= 40
 
@@ -209,10 +209,10 @@ def test_a_zero_layer_has_norm_zero() -> None:
 def test_global_random_numbers_are_left_alone_and_answers_repeat() -> None:
     module = filled(nn.Conv2d(2, 2, 3))
     before = torch.get_rng_state()
-    one, two = (operator_norm(layer_operator(module, (2, 6, 6))) for _ in range(2))
+    one, two = (operator_norm(layer_operator(module, (2, 6, 6)), dense_limit=0) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.vector, two.vector)
-    other = operator_norm(layer_operator(module, (2, 6, 6)), generator=torch.Generator().manual_seed(5))
+    other = operator_norm(layer_operator(module, (2, 6, 6)), dense_limit=0, generator=torch.Generator().manual_seed(5))
     assert other.value == pytest.approx(one.value, rel=1e-4)
     assert other.value != one.value
 
@@ -276,6 +276,24 @@ def test_wrong_shapes_raise() -> None:
         layer_operator(nn.Conv2d(2, 2, 3), (2, 2, 2))
     operator = layer_operator(nn.Linear(2, 2), (2,))
     with pytest.raises(ValueError, match="start has shape"):
-        operator_norm(operator, start=torch.ones(3))
+        operator_norm(operator, dense_limit=0, start=torch.ones(3))
     with pytest.raises(ValueError, match="zero or not finite"):
-        operator_norm(operator, start=torch.zeros(2))
+        operator_norm(operator, dense_limit=0, start=torch.zeros(2))
+
+
+def test_a_value_that_overtakes_the_first_is_seen_from_a_warm_start():
+    values = torch.linspace(0.1, 0.9, 400)
+    values[:2] = torch.tensor([1.0, 0.998])
+    before = operator_norm(diagonal(values), rtol=1e-6)
+    values[:2] = torch.tensor([0.999, 1.0])  # 0.1 % apart: the old first vector alone would pass for converged
+    assert operator_norm(diagonal(values), start=before.start).value == pytest.approx(1, rel=1e-4)
+    assert operator_norm(diagonal(values), start=before.vector).value < 0.9995, "the control should be deceived"
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(30, 700), (700, 30), (40, 40)])
+def test_the_dense_and_the_iterated_norm_agree(inputs, outputs):
+    operator = layer_operator(nn.Linear(inputs, outputs).double(), (inputs,))
+    dense, iterated = operator_norm(operator), operator_norm(operator, dense_limit=0, rtol=1e-8)
+    assert dense.iterations == 0 < iterated.iterations
+    assert dense.value == pytest.approx(iterated.value, rel=1e-7)
+    assert torch.linalg.vector_norm(operator.forward(dense.vector[None])) == pytest.approx(dense.value, rel=1e-9)
