@@ -1,0 +1,202 @@
+"""What the probes cost in an epoch, and how much faster they are than the definitions."""
+
+import statistics
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+import callbacks
+from benchmarks.measure import DEVICE, by_turns, now, seconds
+from benchmarks.throughput import BATCH, Noise, ours
+from lightning_depth.measures.collapse import CollapseClassifier, vote_predictions_nxn
+from lightning_depth.measures.gram import GramSpectrum, cosine_gram
+from lightning_depth.measures.operators import dense_matrix, layer_operator, operator_norm
+from lightning_depth.models import ResNet
+from lightning_depth.probes import trace
+
+
+def cost_in_an_epoch(quick: bool) -> list[str]:
+    """Seconds that each probe adds to a validation of 10,000 images, beside an epoch of 25,000."""
+    data = Noise(augment="crop_flip", batch_size=BATCH)
+    data.setup("fit")
+    gpu = DEVICE.type == "cuda"
+    out = [
+        "| front door's network | OperatorNorm | EffectiveRank | RepresentationCollapse | all three | epoch | share |"
+    ]
+    out.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for width in (16, 64):
+        steps, warm_up = (150, 20) if gpu else (24, 4) if width == 16 else (7, 2)
+        speed = statistics.median(ours(width, steps, warm_up, data) for _ in range(1 if quick else 3))
+        epoch = 25_000 / speed
+        model = ResNet(depth=18, width=width)
+        sets: dict[str, list[Any]] = {
+            "none": [],
+            "OperatorNorm": [callbacks.OperatorNorm()],
+            "EffectiveRank": [callbacks.EffectiveRank()],
+            "RepresentationCollapse": [callbacks.RepresentationCollapse()],
+        }
+        sets["all"] = [type(p)() for probes in sets.values() for p in probes]
+        limit = 1.0 if gpu or width == 16 else 0.2  # a fifth of the images, scaled up, keeps width 64 short on a CPU
+        timed = {name: partial(validation, model, data, probes, limit) for name, probes in sets.items()}
+        for measure in timed.values():
+            measure()  # the iterations of OperatorNorm start warm, as in every epoch but the first
+        found = by_turns(timed, rounds=1 if quick else 5)
+        extra = {
+            name: statistics.median(a - b for a, b in zip(times, found["none"], strict=True))
+            / (limit if name != "OperatorNorm" else 1)
+            for name, times in found.items()
+            if name != "none"
+        }
+        shown = " | ".join(f"{extra[name]:.2f} s" for name in sets if name != "none")
+        out.append(f"| ResNet-18, width {width} | {shown} | {epoch:.1f} s | {100 * extra['all'] / epoch:.1f} % |")
+    return out
+
+
+def validation(model: ResNet, data: Noise, probes: list[Callback], limit: float) -> float:
+    fit = Trainer(
+        accelerator="gpu" if DEVICE.type == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=limit,
+        callbacks=[*probes],
+    )
+    start = now()
+    fit.validate(model, data, verbose=False)
+    return now() - start
+
+
+def against_definitions(quick: bool) -> list[str]:
+    """Speed-up over the definitional computation, and the largest difference between the two."""
+    generator = torch.Generator().manual_seed(0)
+    rounds = 1 if quick else 3
+    out = ["| computation | definition | ours | speed-up | largest difference |", "| --- | --- | --- | --- | --- |"]
+
+    features = torch.randn(5000, 512, generator=generator).relu().to(DEVICE)
+    slow: list[torch.Tensor] = []
+    fast: list[torch.Tensor] = []
+    times = by_turns(
+        {
+            "definition": lambda: seconds(lambda: slow.append(torch.linalg.svdvals(cosine_gram(features)))),
+            "ours": lambda: seconds(lambda: fast.append(_streamed_gram(features))),
+        },
+        rounds=1 if quick else 2,
+    )
+    difference = float((slow[-1][:512] - fast[-1][:512]).abs().max() / slow[-1][0])
+    out.append(
+        _row(
+            "effective rank: spectrum of the cosine Gram matrix, p = 5,000, d = 512",
+            times,
+            f"{difference:.0e} (relative)",
+        )
+    )
+
+    labels = torch.arange(5000, device=DEVICE) % 10
+    for size in (16_384, 512):
+        centres = torch.randn(10, size, generator=generator).to(DEVICE)
+        train, test = (
+            (0.1 * centres[labels] + torch.randn(5000, size, generator=generator).to(DEVICE)).relu() for _ in range(2)
+        )
+        errors: dict[str, float] = {}
+
+        def definition(
+            test: torch.Tensor = test, train: torch.Tensor = train, errors: dict[str, float] = errors
+        ) -> None:
+            predicted = vote_predictions_nxn(test, train, labels, 10)
+            errors["definition"] = float((predicted.int().argmax(1) != labels).double().mean())
+
+        def prototypes(
+            test: torch.Tensor = test, train: torch.Tensor = train, errors: dict[str, float] = errors
+        ) -> None:
+            errors["ours"] = _streamed_collapse(test, train, labels)
+
+        definition(), prototypes()
+        times = by_turns({"definition": lambda: seconds(definition), "ours": lambda: seconds(prototypes)}, rounds)
+        unequal = f"error {errors['ours']:.4f} against {errors['definition']:.4f}"
+        out.append(_row(f"collapse: 5,000 votes of 5,000 images, d = {size:,}", times, unequal))
+
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    operator = layer_operator(conv, (16, 12, 12))
+    norms: dict[str, float] = {}
+    times = by_turns(
+        {
+            "definition": lambda: seconds(
+                lambda: norms.update(a=float(torch.linalg.matrix_norm(dense_matrix(operator), 2)))
+            ),
+            "ours": lambda: seconds(lambda: norms.update(b=operator_norm(operator).value)),
+        },
+        rounds,
+    )
+    out.append(
+        _row(
+            "operator norm: 3x3 convolution, 16 channels, 12x12 (dense 2,304 x 2,304, on the CPU)",
+            times,
+            f"{abs(norms['a'] / norms['b'] - 1):.0e} (relative)",
+        )
+    )
+    return out
+
+
+def deep_network(quick: bool) -> list[str]:
+    """The operator norms of all layers of our depth-50 ResNet at 32 x 32."""
+    model = ResNet(depth=50, width=64, input_shape=(3, 32, 32), num_classes=10)
+    model.configure_model()
+    model.to(DEVICE)
+    calls = [
+        c for c in trace(model, torch.zeros(2, 3, 32, 32, device=DEVICE)) if isinstance(c.module, nn.Conv2d | nn.Linear)
+    ]
+
+    def all_norms(starts: dict[str, torch.Tensor]) -> tuple[float, dict[str, Any]]:
+        start = now()
+        found = {
+            c.name: operator_norm(layer_operator(c.module, c.input_shape or ()), starts.get(c.name)) for c in calls
+        }
+        return now() - start, found
+
+    cold, warm, worst = [], [], 0.0
+    for _ in range(1 if quick else 5):
+        spent, found = all_norms({})
+        cold.append(spent)
+        with torch.no_grad():
+            for call in calls:
+                weight = call.module.weight
+                noise = torch.randn_like(weight)  # type: ignore[arg-type]
+                weight.add_(0.01 * weight.norm() / noise.norm() * noise)  # type: ignore[operator, union-attr]
+        spent, again = all_norms({name: estimate.start for name, estimate in found.items()})
+        warm.append(spent)
+    for call in calls:
+        exact = operator_norm(layer_operator(call.module, call.input_shape or ()), rtol=1e-6).value
+        worst = max(worst, abs(again[call.name].value / exact - 1))
+    return [
+        f"Operator norms of all {len(calls)} layers of ResNet depth 50, width 64, 32 x 32, rtol 1e-4: "
+        f"{statistics.median(cold):.2f} s cold, {statistics.median(warm):.2f} s warm (weights moved by 1 %); "
+        f"largest relative difference to rtol 1e-6: {worst:.0e}."
+    ]
+
+
+def _streamed_gram(features: torch.Tensor) -> torch.Tensor:
+    metric = GramSpectrum(512).to(features.device)
+    for batch in features.split(250):
+        metric.update(batch)
+    spectrum: torch.Tensor = metric.compute()
+    return spectrum
+
+
+def _streamed_collapse(test: torch.Tensor, train: torch.Tensor, labels: torch.Tensor) -> float:
+    metric = CollapseClassifier(10, tuple(test.shape[1:])).to(test.device)
+    for batch, y in zip(train.split(250), labels.split(250), strict=True):
+        metric.update_prototypes(batch, y)
+    for batch, y in zip(test.split(250), labels.split(250), strict=True):
+        metric.update(batch, y)
+    return float(metric.compute())
+
+
+def _row(what: str, times: dict[str, list[float]], difference: str) -> str:
+    slow, fast = statistics.median(times["definition"]), statistics.median(times["ours"])
+    return f"| {what} | {slow:.2f} s | {fast:.4f} s | {slow / fast:.0f} | {difference} |"
