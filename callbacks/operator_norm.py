@@ -41,6 +41,8 @@ class OperatorNorm(AbstractProbe):
             except UnsupportedLayer as error:
                 self.say_once(f"{call.name} is left out: {error}")
                 continue
+            except ValueError as error:
+                raise ValueError(f"{call.name}: {error}") from error
             estimate = operator_norm(operator, start=self._starts.get(call.name), rtol=self.rtol)
             self._starts[call.name] = estimate.start
             yield call.name, "norm", estimate.value

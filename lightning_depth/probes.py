@@ -217,7 +217,7 @@ class _Pass:
     def _observe(self, name: str, inputs: Tensor, output: Tensor) -> None:
         assert self.targets is not None
         for probe in self.wanted.get(name, []):
-            with self._timed(probe), quiet(output.device.type):
+            with self._timed(probe), quiet(output.device.type), self._named(probe, name):
                 probe.observe(self.split, name, inputs, output, self.targets, self.num_classes)
 
     def show(self, inputs: Tensor, targets: Tensor) -> None:
@@ -258,10 +258,19 @@ class _Pass:
         yield
         self.seconds[probe] += time.perf_counter() - start
 
+    @contextmanager
+    def _named(self, probe: AbstractProbe, layer: str) -> Iterator[None]:
+        """Say where a measure found something that is no number."""
+        try:
+            yield
+        except ValueError as error:
+            where = f"{layer}, epoch {self.epoch}" if layer else f"epoch {self.epoch}"
+            raise Mistake(f"{type(probe).__name__}, {where}: {error}.") from error
+
     def finish(self) -> None:
         self.unhook()
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type):
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
                 values = list(probe.measure())
             values.append(("", "seconds", self.seconds[probe]))
             probe.readings = [Reading(self.epoch, probe.name, *value) for value in values]

@@ -305,7 +305,8 @@ def _leading(right: Tensor) -> Tensor:
     """The mixture of the leading rows of `right` that the next call starts from, of unit norm."""
     shares = right.new_tensor(_LEADING)[: len(right)]
     mixed = shares @ right[: len(shares)]
-    return mixed / torch.linalg.vector_norm(mixed)
+    unit: Tensor = mixed / torch.linalg.vector_norm(mixed)
+    return unit
 
 
 def _dense_norm(operator: LinearOperator) -> NormEstimate:
