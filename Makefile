@@ -1,5 +1,6 @@
 # make fit: set up and run the front door.  make test: set up and pass the tests.  Safe to repeat; needs no root.
-PYTHON ?= $(firstword $(shell command -v python3.12 python3.13 python3.11 python3 2>/dev/null))
+# The first that runs: pyenv has a command for every version, also for those that it will not start.
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do $$p -c '' 2> /dev/null && echo $$p && break; done)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -11,7 +12,7 @@ fit: $(READY)
 	$(BIN)/python main.py fit --config configs/resnet_depth.yaml $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -rs $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

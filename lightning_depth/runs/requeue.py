@@ -1,6 +1,7 @@
 """Leave a Slurm job before its time limit, and go on in the requeued one as if nothing had happened."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ class SlurmRequeue(Callback):
     """At the end of the first step after SIGUSR1 or SIGTERM: save `checkpoints/requeue.ckpt`, requeue this task, leave.
 
     Saved at a step's end and not in the signal handler, so that the requeued task continues bit for bit; all ranks
-    agree on the step. The checkpoint goes when the run has ended.
+    agree on the step. After the last step of an epoch it waits for the epoch's own checkpoint. The one it saved goes
+    when the run has ended.
 
     Args:
         directory: the run's directory, its own for each array task.
@@ -28,6 +30,7 @@ class SlurmRequeue(Callback):
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "checkpoints" / "requeue.ckpt"
+        self.epoch_saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now Lightning has a SIGTERM handler, which talks to the other ranks in the middle of whatever they do.
@@ -36,21 +39,38 @@ class SlurmRequeue(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+        if trainer.is_last_batch:
+            return  # Lightning would take that checkpoint for one after validation, and leave the epoch's end out
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # no checkpoint holds the gradients that were accumulated so far
-        if not trainer.strategy.reduce_boolean_decision(early.pending, all=False):
-            return
-        trainer.save_checkpoint(self.path)  # ends in a barrier: every rank is here
+        if self._told(trainer):
+            trainer.save_checkpoint(self.path)  # ends in a barrier: every rank is here
+            self._leave(trainer, self.path)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch_saved = True  # very soon: the callbacks that save come last
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.epoch_saved and self._told(trainer):
+            self._leave(trainer, self.path.with_name("last.ckpt"))  # of the epoch that has just ended
+
+    def _told(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(early.pending, all=False)
+
+    def _leave(self, trainer: Trainer, saved: Path) -> None:
         if trainer.is_global_zero:
-            self._requeue(job_id(os.environ), trainer.global_step)
+            self._requeue(job_id(os.environ), trainer.global_step, saved)
         raise SystemExit(0)  # Slurm sends SIGTERM anyway
 
-    def _requeue(self, job: str, step: int) -> None:
+    def _requeue(self, job: str, step: int, saved: Path) -> None:
+        # Slurm signals every process of the step: scontrol too would die of what it asks for.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         state = self._slurm("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}")
         if state in ENDING:
-            print(f"Saved {self.path} at step {step}; Slurm is ending job {job} ({state}).", flush=True)
+            print(f"Saved {saved} at step {step}; Slurm is ending job {job} ({state}).", flush=True)
         else:
-            print(f"Saved {self.path}; requeueing job {job} at step {step}.", flush=True)
+            print(f"Saved {saved}; requeueing job {job} at step {step}.", flush=True)
             self._slurm("scontrol", "requeue", job)
 
     def _slurm(self, *command: str) -> str:
