@@ -19,20 +19,23 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import callbacks as shelf
 from lightning_depth import data, models
 from lightning_depth.data.images import AbstractImageData
-from lightning_depth.entrance import TRAINER_COMMANDS, config_files
+from lightning_depth.entrance import TOP_KEYS, TRAINER_COMMANDS, config_files
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.base import AbstractClassifier
 from lightning_depth.parse_errors import readable
 from lightning_depth.runs.directory import (
     Place,
+    check_checkpoint,
     check_same_config,
     checked_name,
     claim,
@@ -50,6 +53,7 @@ from lightning_depth.runs.record import RunRecord
 from lightning_depth.runs.requeue import SlurmRequeue, job_id
 from lightning_depth.runs.same_buffers import SameBuffers
 from lightning_depth.runs.step_seed import StepSeed
+from lightning_depth.runs.whole_checkpoints import WholeCheckpoints
 
 PLUGINS = "lightning_depth.plugins"
 # How the first process of a run tells those that it launches where the run lives.
@@ -91,10 +95,12 @@ class DepthCLI(LightningCLI):
         if config.run.name is None:
             files = config_files(sys.argv[2:])
             config.run.name = files[0].stem if files else "run"
+        checked_name(config.run.name)
+        if config.get("ckpt_path") not in (None, "last", "best"):
+            check_checkpoint(Path(config.ckpt_path))
         self.resolved = resolved_config(self._parser(self.subcommand), config)
         self._locate_data(config)
         if self.subcommand == "fit":
-            self._check_resumable()
             self.place = self._place(config)
             config.ckpt_path = None if self.place.checkpoint is None else str(self.place.checkpoint)
             _prepare_loggers(config, self.place.directory, self.located, resumed=self.place.checkpoint is not None)
@@ -111,11 +117,6 @@ class DepthCLI(LightningCLI):
                 self.located.locate()
                 self.located.setup(str(self.subcommand))  # what is wrong with the data shows before anything is written
 
-    def _check_resumable(self) -> None:
-        wanted = self.config.fit.get("ckpt_path")
-        if wanted is not None and wanted != "last" and not Path(wanted).is_file():
-            raise Mistake(f"There is no checkpoint {wanted}.\nGive a file, or `last` for the newest of this run.")
-
     def _place(self, config: Namespace) -> Place:
         told = os.environ.get(PLACE)
         if told is not None and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -126,9 +127,9 @@ class DepthCLI(LightningCLI):
         return place
 
     def _decide(self, config: Namespace) -> Place:
-        root, name = Path(config.run.root), checked_name(config.run.name)
-        if getattr(getattr(self.located, "source", None), "fallback", False):
-            name += "-fallback"
+        root, name = Path(config.run.root), self._name(config)
+        if config.ckpt_path == "best":
+            raise Mistake("A run goes on from its last checkpoint, not its best: --ckpt_path last, or a file.")
         if config.ckpt_path == "last":
             return to_resume(root, name, self.resolved)
         if config.ckpt_path is not None:
@@ -143,6 +144,10 @@ class DepthCLI(LightningCLI):
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise Mistake("torchrun cannot agree on a new directory: use --trainer.devices N, or srun, instead.")
         return Place(claim(root, name), start)
+
+    def _name(self, config: Namespace) -> str:
+        fallback = getattr(getattr(self.located, "source", None), "fallback", False)
+        return f"{config.run.name}-fallback" if fallback else str(config.run.name)
 
     def _slurm_place(self, root: Path, name: str, start: Path | None) -> Place:
         # Every process of the job computes the same path. A requeued job finds its own earlier work there; any other
@@ -167,14 +172,14 @@ class DepthCLI(LightningCLI):
     def _checkpoint_to_evaluate(self, config: Namespace) -> str | None:
         wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
-            directories = runs_named(Path(config.run.root), config.run.name)
+            root, name = Path(config.run.root), self._name(config)
+            directories = runs_named(root, name)
             if not directories:
-                raise Mistake(f"There is no run {Path(config.run.root) / config.run.name} to {self.subcommand}.")
+                raise Mistake(f"There is no run {root / name} to {self.subcommand}.")
             wanted = str(directories[0] / "checkpoints" / f"{wanted}.ckpt")
+            check_checkpoint(Path(wanted))
         if wanted is None:
             rank_zero_warn(f"{self.subcommand} without --ckpt_path: the network has its initial weights.")
-        elif not Path(wanted).is_file():
-            raise Mistake(f"There is no checkpoint {wanted}.")
         return None if wanted is None else str(wanted)
 
     # --- making -----------------------------------------------------------------------------------------------------
@@ -189,11 +194,27 @@ class DepthCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """`Trainer.fit`; a mistake before the first finished epoch leaves nothing behind."""
+        if self.place is not None and self._ended(self.place):
+            rank_zero_info(
+                f"{self.place.directory} is finished: nothing is left to train, and nothing was changed.\n"
+                "A larger --trainer.max_epochs goes on from here; without --ckpt_path a new run starts."
+            )
+            return
         try:
             self.trainer.fit(**kwargs)
         except Mistake:
             self._discard()
             raise
+
+    def _ended(self, place: Place) -> bool:
+        """Whether the run to resume has written its summary, and no more epochs are wanted now than then."""
+        summary = None if place.checkpoint is None else read_summary(place.directory)
+        wanted = self.config_init.fit.trainer.max_epochs
+        if summary is None or wanted is None:
+            return False
+        before = load_config(place.directory).get("trainer", {}).get("max_epochs")
+        stopped = wanted == before and summary["status"] != "finished"
+        return stopped or 0 <= int(wanted) <= int(summary["epochs"])
 
     def _discard(self) -> None:
         """Remove the directory that this process claimed, unless something was measured in it."""
@@ -225,10 +246,15 @@ class DepthCLI(LightningCLI):
                 if self.place.checkpoint is None:
                     write_atomically(directory / "config.yaml", dumped(self.resolved))
                 rank_zero_info(f"run directory: {directory}")
-        if plugins:
-            kwargs["plugins"] = [*_as_list(config.trainer.plugins), *plugins]
+        wanted_plugins = _as_list(config.trainer.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in wanted_plugins):
+            wanted_plugins.append(WholeCheckpoints())
+        kwargs["plugins"] = [*wanted_plugins, *plugins]
         self.trainer_defaults["callbacks"] = own
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:  # no such device, strategy, ...
+            raise Mistake("\n".join(str(error).strip().splitlines()[:2])) from error
         if plugins and "SLURM_STEP_NUM_TASKS" in os.environ:
             started, wanted = int(os.environ["SLURM_STEP_NUM_TASKS"]), trainer.num_nodes * trainer.num_devices
             if started != wanted:
@@ -277,7 +303,12 @@ def run_trainer_command() -> None:
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"num_sanity_val_steps": 0, "logger": False, "accelerator": accelerator},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "logger": False,
+                "accelerator": accelerator,
+                "enable_autolog_hparams": False,  # the record logs the whole config, once
+            },
             parser_class=Parser,
             # Or `--trainer.max_epoch 3` would silently mean max_epochs.
             parser_kwargs={"allow_abbrev": False, **{name: {"allow_abbrev": False} for name in TRAINER_COMMANDS}},
@@ -346,7 +377,8 @@ def known_words() -> set[str]:
     # A class without an `__init__` of its own has its parents', and that of dict has no signature.
     written = [vars(maker)["__init__"] for maker in makers if inspect.isfunction(vars(maker).get("__init__"))]
     arguments = {name for function in written for name in inspect.signature(function).parameters}
-    return (classes.keys() | arguments) - {"self", "args", "kwargs"}
+    keys = TOP_KEYS | {"class_path", "init_args", "root", "name"}
+    return (classes.keys() | arguments | keys) - {"self", "args", "kwargs"}
 
 
 def resolved_config(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -379,13 +411,16 @@ def _prepare_loggers(config: Namespace, directory: Path, datamodule: Any, resume
 def _prepare_wandb(logger: Namespace, directory: Path, datamodule: Any, resumed: bool) -> None:
     arguments = logger.init_args
     extra = dict(logger.get("dict_kwargs") or {})
+    # What is meant for `wandb.init` arrives among the arguments where jsonargparse finds it there, else beside them.
+    group, tags = (arguments if key in arguments else extra for key in ("group", "tags"))
     # A second segment under the same id would replace the first on the server: each attempt is a run in one group.
-    extra.setdefault("group", directory.name)
+    if group.get("group") is None:
+        group["group"] = directory.name
     if arguments.get("name") is None:
         attempts = len(list((directory / "wandb").glob("*run-*"))) if resumed else 0
         arguments["name"] = directory.name + (f"-attempt{attempts + 1}" if resumed else "")
     if getattr(getattr(datamodule, "source", None), "fallback", False):
-        extra["tags"] = [*(extra.get("tags") or []), "fallback data"]
+        tags["tags"] = [*(tags.get("tags") or []), "fallback data"]
     logger["dict_kwargs"] = extra
     if not has_wandb_key():
         os.environ.setdefault("WANDB_MODE", "offline")

@@ -133,5 +133,5 @@ def check_config_files(argv: Sequence[str]) -> None:
 def _near(key: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(key, sorted(TOP_KEYS), n=1)
+    near = difflib.get_close_matches(key, sorted(TOP_KEYS), n=1) or [k for k in TOP_KEYS if key and k.startswith(key)]
     return f" Did you mean {near[0]}?" if near else ""

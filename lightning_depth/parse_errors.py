@@ -4,6 +4,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
+# A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
+INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
+LONGEST = 120
+
 
 def readable(message: str, known: Iterable[str] = ()) -> str:
     """One or two lines that say which key or class is wrong, and the word in `known` that was probably meant.
@@ -13,25 +17,61 @@ def readable(message: str, known: Iterable[str] = ()) -> str:
     >>> readable("Option 'depht' is not accepted", ["depth"])
     'Unknown key depht. Did you mean depth?'
     """
+    known = set(known)
     outer = re.search(r'Parser key "([^"]+)"', message)
     key = outer.group(1) if outer else ""
-    inside = re.search(r"^[\s-]*(?:Unknown (?:key|class)|[\w.]+: expected) .+$", message, re.MULTILINE)
-    if inside:  # an inner message that came through here before
-        heart = inside.group(0).strip(" -\n")
+    inside = INNER.search(message)
+    if inside:
+        heart = inside.group(1)
         return f"{key}.{heart}" if ": expected " in heart and key else heart
     option = re.search(r"(?:Option|does not accept option|[Uu]nrecognized arguments:) '?([\w.+-]+)'?", message)
     if option:
-        word = option.group(1).lstrip("-")
-        where = f" in {key}" if key else ""
-        return f"Unknown key {word}{where}.{_near(word.split('.')[-1], known)}"
-    types = dict.fromkeys(re.findall(r"Expected (?:a|an) <class '([\w.]+)'>", message))
-    value = re.search(r"Given value: (.+)", message)
-    if types.keys() - {"NoneType"} and value:
-        expected = " or ".join("null" if name == "NoneType" else name for name in types)
-        return f"{key}: expected {expected}, not {value.group(1)!r}."
-    path = re.search(r"Expected a dot import path string: (\S+)", message)
-    if path:
-        return f"Unknown class {path.group(1)} for {key}.{_near(path.group(1), known)}"
+        return _unknown_option(option.group(1), key, "arguments" in option.group(0), known)
+    return _unknown_class(message, key, known) or _wrong_value(message, key) or _ends(message)
+
+
+def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str]) -> str:
+    if on_command_line and not option.startswith("-"):
+        return f"Unexpected word {option}: options begin with --."
+    word = option.lstrip("-").rstrip("+")
+    where = f" in {key}" if key else ""
+    parts = word.split(".")
+    wrong = next((part for part in parts if part not in known), None)
+    hint = _near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
+    return f"Unknown key {word}{where}.{hint}"
+
+
+def _unknown_class(message: str, key: str, known: set[str]) -> str | None:
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if missing:
+        path = ".".join(missing.groups())
+        return f"Unknown class {path} for {key}.{_near(missing.group(2), known)}"
+    path_and_reason = re.search(r"given class_path '([^']+)':\s+(No module named '[\w.]+')", message)
+    if path_and_reason:
+        return f"Unknown class {path_and_reason.group(1)} for {key}: {path_and_reason.group(2)}."
+    short = re.search(r"Expected a dot import path string: (\S+)", message)
+    if short:
+        return f"Unknown class {short.group(1)} for {key}.{_near(short.group(1), known)}"
+    return None
+
+
+def _wrong_value(message: str, key: str) -> str | None:
+    given = re.search(r"(?:Given value|Got value): (.+)", message)
+    if not given:
+        return None
+    value = given.group(1) if len(given.group(1)) <= LONGEST else given.group(1)[:LONGEST] + "..."
+    base = re.search(r"(?:Not a valid|does not correspond to a) subclass of (\w+)", message)
+    if base:
+        return f"{key}: expected a class_path that names a {base.group(1)}, not {value!r}."
+    types = dict.fromkeys(re.findall(r"Expected (?:a|an) <class '(?:[\w.]+\.)?(\w+)'>", message))
+    choices = dict.fromkeys(re.findall(r"'[^']*'", " ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))))
+    words = [*choices, *("null" if name == "NoneType" else name for name in types)]
+    if words in ([], ["null"]):
+        return None
+    return f"{key}: expected {' or '.join(words)}, not {value!r}."
+
+
+def _ends(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     return "\n".join(line[:300] for line in dict.fromkeys([lines[0], lines[-1]]))
 

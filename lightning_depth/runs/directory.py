@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +81,14 @@ def _is_numbered(candidate: str, name: str) -> bool:
     return candidate == name or candidate.removeprefix(name + "-").isdecimal()
 
 
+def check_checkpoint(path: Path) -> None:
+    """Raise a Mistake where there is no checkpoint, or a truncated one (the index of a zip file is its end)."""
+    if not path.is_file():
+        raise Mistake(f"There is no checkpoint {path}.\nGive a file, or `last` for the newest of this run.")
+    if not zipfile.is_zipfile(path):
+        raise Mistake(f"{path} is not a checkpoint, or a truncated one.\nGive another file with --ckpt_path.")
+
+
 def newest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint that is furthest along: of a broken-off epoch where there is one, else of the last epoch."""
     found = [p for p in (directory / "checkpoints" / name for name in ("requeue.ckpt", "last.ckpt")) if p.is_file()]
@@ -101,6 +110,7 @@ def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> Place:
     checkpoint = newest_checkpoint(same[0])
     if checkpoint is None:
         raise Mistake(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
+    check_checkpoint(checkpoint)
     return Place(same[0], checkpoint)
 
 

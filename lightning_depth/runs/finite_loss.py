@@ -47,5 +47,5 @@ class FiniteLoss(Callback):
             if not good:
                 raise Mistake(
                     f"The loss became {float(loss)} in epoch {epoch} at step {step}: training stopped.\n"
-                    "The last good checkpoint is kept. A lower learning rate is the usual cure."
+                    "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
                 )

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_depth
 from lightning_depth.figures.report import report
+from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.runs.directory import write_summary
 from lightning_depth.runs.tables import Table
@@ -99,6 +100,8 @@ class RunRecord(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        if not self.metrics.path.is_file():
+            raise Mistake("No epoch was trained: there is nothing to report.\nIs --trainer.max_epochs at least 1?")
         summary = self.summary(trainer, pl_module)
         page = report(self.directory, summary)
         for logger in trainer.loggers:

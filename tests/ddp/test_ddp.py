@@ -39,7 +39,7 @@ trainer:
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     (folder / "two.yaml").write_text(CONFIG)
-    command = [sys.executable, "main.py", "fit", "--config", str(folder / "two.yaml"), "--run.root", str(folder / "runs")]
+    command = [sys.executable, "main.py", "fit", "--config", folder / "two.yaml", "--run.root", folder / "runs"]
     # The time-out is the test that no rank waits for another.
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

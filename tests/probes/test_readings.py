@@ -121,8 +121,8 @@ def test_a_module_that_is_called_twice_has_two_readings():
 
 def test_what_cannot_be_treated_is_said_once_by_name():
     module = Foreign(nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Unflatten(1, (1, 6)), Odd(), nn.Linear(6, 4)))
+    probe = OperatorNorm()
     with pytest.warns(UserWarning, match=r"OperatorNorm: model.3 is left out: .*Odd"):
-        probe = OperatorNorm()
         trainer([probe]).fit(module, *loaders())
     assert {r.layer for r in probe.readings if r.layer} == {"model.1", "model.4"}
     with warnings.catch_warnings(record=True) as again:
