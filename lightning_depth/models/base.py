@@ -25,8 +25,8 @@ def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
 class AbstractClassifier(LightningModule, ABC):
     """A classifier that is trained, validated and tested by one recipe.
 
-    A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is a
-    pure function of the family's arguments, the shape of the data and the seed: it is built when the data are known,
+    A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is
+    a pure function of the family's arguments, the shape of the data and the seed: it is built when the data are known,
     under a generator of its own.
 
     Logs `{train,val,test}/{loss,acc}` once an epoch: means over all samples of the split, right under DDP. The training

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.image import imread
 
 from lightning_depth.figures import report as report_module
 from lightning_depth.figures.report import draw, report
+from lightning_depth.figures.wording import short_names
 from lightning_depth.mistakes import Mistake
 
 SUMMARY: dict[str, Any] = {
@@ -39,6 +41,7 @@ SUMMARY: dict[str, Any] = {
     "seed": 0,
     "seconds": 312.4,
     "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "versions": {"torch": "2.11.0"},
     "final": {"val/acc": 0.71},
     "best": {"val/acc": 0.73},
 }
@@ -120,9 +123,15 @@ def line(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(found.get_xdata()), np.asarray(found.get_ydata())
 
 
+def lay_out(figure: Figure) -> None:
+    """Place every tick and text as drawing would, without painting a pixel."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+
+
 def words(figure: Figure) -> str:
     """Every text on the page, titles, labels and ticks included."""
-    FigureCanvasAgg(figure).draw()
+    lay_out(figure)
     return "\n".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
 
 
@@ -138,7 +147,7 @@ def column(path: Path, name: str) -> list[float]:
 
 def overlaps(figure: Figure) -> list[tuple[str, str]]:
     """Pairs of visible texts whose boxes cross by more than a pixel."""
-    FigureCanvasAgg(figure).draw()
+    lay_out(figure)
     unseen = set()
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
@@ -167,18 +176,51 @@ def with_data(**changes: Any) -> dict[str, Any]:
 READINGS = ["epoch", "probe", "layer", "key", "value"]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A run's directory and its page, which tests read and leave as they are."""
+
+    directory: Path
+    figure: Figure
+    layers: list[str]
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    directory = run_of(tmp_path_factory.mktemp("resnet18"))
+    return Drawn(directory, draw(directory, SUMMARY), RESNET18)
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    directory = run_of(tmp_path_factory.mktemp("resnet50"), RESNET50)
+    return Drawn(directory, draw(directory, SUMMARY), RESNET50)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of every panel, six layers and two epochs."""
+    return run_of(tmp_path_factory.mktemp("tiny"), STAGES, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def validated_words(tiny: Path) -> str:
+    """The words of a run that was validated on training images and does not know its classes."""
+    return words(draw(tiny, with_data(validation="a tenth of the training images", num_classes=None)))
+
+
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
 def test_report_is_one_picture_and_nothing_else(tmp_path: Path) -> None:
-    before = {path.name for path in run_of(tmp_path).iterdir()}
+    before = {path.name for path in run_of(tmp_path, STAGES, epochs=2).iterdir()}
     assert report(tmp_path, SUMMARY) == tmp_path / "report.png"
     assert {path.name for path in tmp_path.iterdir()} == before | {"report.png"}
     assert imread(tmp_path / "report.png").shape[1] == 1760
 
 
 def test_a_failed_report_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_of(tmp_path, epochs=2)
+    write_metrics(tmp_path, 2)
     old = report(tmp_path).read_bytes()
     files = sorted(tmp_path.iterdir())
 
@@ -202,15 +244,16 @@ def test_the_picture_is_complete_before_it_has_its_name(tmp_path: Path, monkeypa
         replace(source, target)
 
     monkeypatch.setattr(report_module.os, "replace", watched)
-    report(run_of(tmp_path, epochs=2))
+    write_metrics(tmp_path, 2)
+    report(tmp_path)
     assert moves == [(tmp_path, 3, False)]
 
 
 def test_figures_read_tables_and_never_train() -> None:
-    tree = ast.parse(Path(report_module.__file__).read_text(encoding="utf-8"))
     names = [
         name
-        for node in ast.walk(tree)
+        for path in Path(report_module.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     ]
@@ -219,8 +262,11 @@ def test_figures_read_tables_and_never_train() -> None:
     assert not any(name.startswith("matplotlib.pyplot") for name in names)
 
 
-def test_the_users_matplotlib_settings_neither_change_nor_matter(tmp_path: Path) -> None:
-    run_of(tmp_path, epochs=3)
+def test_the_users_matplotlib_settings_neither_change_nor_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "DPI", 50)
+    run_of(tmp_path, STAGES, epochs=2)
     plain = report(tmp_path).read_bytes()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "black", "text.color": "red"}):
         mine = dict(mpl.rcParams)
@@ -234,9 +280,8 @@ def test_the_users_matplotlib_settings_neither_change_nor_matter(tmp_path: Path)
 # ---------------------------------------------------------------------------------------------------------- the curves
 
 
-def test_lines_are_the_tables_columns(tmp_path: Path) -> None:
-    table = run_of(tmp_path) / "metrics.csv"
-    figure = draw(tmp_path, SUMMARY)
+def test_lines_are_the_tables_columns(resnet18: Drawn) -> None:
+    table, figure = resnet18.directory / "metrics.csv", resnet18.figure
     assert panels(figure) == ["loss", "acc", "effective_rank", "operator_norm", "representation_collapse"]
     for label, split in (("train", "train"), ("test", "val")):
         x, y = line(panel(figure, "loss"), label)
@@ -246,12 +291,10 @@ def test_lines_are_the_tables_columns(tmp_path: Path) -> None:
         np.testing.assert_allclose(y, [100 * (1 - acc) for acc in column(table, f"{split}/acc")])
 
 
-def test_a_validation_split_is_not_called_a_test(tmp_path: Path) -> None:
-    run_of(tmp_path, epochs=3)
-    assert "final test error" in words(draw(tmp_path, SUMMARY))
-    held_out = words(draw(tmp_path, with_data(validation="a tenth of the training images")))
-    assert "final validation error" in held_out
-    assert "test" not in held_out
+def test_a_validation_split_is_not_called_a_test(resnet18: Drawn, validated_words: str) -> None:
+    assert "final test error" in words(resnet18.figure)
+    assert "final validation error" in validated_words
+    assert "test" not in validated_words
 
 
 @pytest.mark.parametrize(("lowest", "scale"), [(0.2, "linear"), (0.02, "log"), (0.0, "linear"), (-3.0, "linear")])
@@ -341,12 +384,12 @@ def test_empty_cells_are_no_readings_and_nan_is_a_gap(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- the heatmaps
 
 
-@pytest.mark.parametrize("layers", [RESNET18, RESNET50], ids=["resnet18", "resnet50"])
-def test_heatmap_is_the_pivot_of_the_readings(tmp_path: Path, layers: list[str]) -> None:
-    run_of(tmp_path, layers, epochs=15)
-    figure = draw(tmp_path, SUMMARY)
+@pytest.mark.parametrize("run", ["resnet18", "resnet50"])
+def test_heatmap_is_the_pivot_of_the_readings(request: pytest.FixtureRequest, run: str) -> None:
+    drawn = request.getfixturevalue(run)
+    figure, layers = drawn.figure, drawn.layers
     expected = np.full((len(layers), 15), np.nan)
-    with (tmp_path / "readings.csv").open(newline="") as file:
+    with (drawn.directory / "readings.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             if (row["probe"], row["key"]) == ("operator_norm", "norm"):
                 expected[layers.index(row["layer"]), int(row["epoch"]) - 1] = float(row["value"])
@@ -363,23 +406,51 @@ def test_heatmap_is_the_pivot_of_the_readings(tmp_path: Path, layers: list[str])
     assert overlaps(figure) == []
 
 
-def test_fifty_three_layers_fit_the_page(tmp_path: Path) -> None:
+def test_fifty_three_layers_fit_the_page(resnet50: Drawn) -> None:
     assert len(RESNET50) == 53
-    figure = draw(run_of(tmp_path, RESNET50), SUMMARY)
+    figure = resnet50.figure
     assert figure.get_figheight() <= 20
     assert panel(figure, "operator_norm").get_position().height * figure.get_figheight() > 5
 
 
-def test_collapse_is_in_percent_and_names_chance(tmp_path: Path) -> None:
-    run_of(tmp_path, epochs=4)
-    figure = draw(tmp_path, SUMMARY)
+def test_collapse_is_in_percent_and_names_chance(resnet18: Drawn, validated_words: str) -> None:
+    figure = resnet18.figure
+    assert "chance" in words(figure)
     ax = panel(figure, "representation_collapse")
     assert image(ax)[0, 0] == pytest.approx(78)
     assert ax.get_images()[0].get_clim() == (0, 90)
     colours = panel(figure, "representation_collapse colours")
     assert "90\nchance" in [label.get_text() for label in colours.get_yticklabels()]
     assert colours.get_ylabel() == "error (%)"
-    assert "chance" not in words(draw(tmp_path, with_data(num_classes=None)))
+    assert "chance" not in validated_words
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (["input", "net.stem", "net.stage1"], ["input", "stem", "stage1"]),
+        (["net.stem", "net.input", "input"], ["net.stem", "net.input", "input"]),
+        (["input.stem", "input.head"], ["stem", "head"]),
+        (["input"], ["input"]),
+    ],
+)
+def test_the_input_has_no_module_to_share(layers: list[str], names: list[str]) -> None:
+    assert short_names(layers) == names
+
+
+def test_rows_below_the_input_lose_the_module_that_they_share(tmp_path: Path) -> None:
+    rows = [[1, "representation_collapse", layer, "error", 0.5] for layer in ("input", *STAGES)]
+    write(tmp_path / "readings.csv", READINGS, rows)
+    ax = panel(draw(tmp_path), "representation_collapse")
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["input", "stem", "stage1", "stage2", "stage3", "stage4", "fc"]
+
+
+@pytest.mark.parametrize("layer", ["features", "net.head"])
+def test_the_effective_rank_of_one_layer_is_that_of_the_features(tmp_path: Path, layer: str) -> None:
+    write(tmp_path / "readings.csv", READINGS, [[1, "effective_rank", layer, "effective_rank", 2.5]])
+    title = panel(draw(tmp_path), "effective_rank").get_title(loc="left")
+    assert title == "Effective rank of the features (nats)"
 
 
 @pytest.mark.parametrize(
@@ -443,8 +514,8 @@ def test_long_names_stay_apart(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ the words
 
 
-def test_header_and_footer_say_what_ran(tmp_path: Path) -> None:
-    text = words(draw(run_of(tmp_path, epochs=2), {**SUMMARY, "versions": {"torch": "2.11.0"}}))
+def test_header_and_footer_say_what_ran(resnet18: Drawn) -> None:
+    text = words(resnet18.figure)
     for said in ("resnet_depth18_width16_seed0", "ResNet depth 18 width 16, 0.7 M parameters", "4,000 training images"):
         assert said in text
     for said in ("commit 0123456789ab ", "config configs/resnet_depth.yaml", "seed 0", "torch 2.11.0", "5 min 12 s"):
@@ -453,9 +524,19 @@ def test_header_and_footer_say_what_ran(tmp_path: Path) -> None:
     assert "REDUCED" not in text
 
 
-def test_fallback_and_reduced_runs_say_so_loudly(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("a.yaml", "config a.yaml"), (["a.yaml"], "config a.yaml"), (["a.yaml", "b.yaml"], "config a.yaml, b.yaml")],
+)
+def test_configs_are_named_as_a_sentence_has_them(tmp_path: Path, config: object, said: str) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train/loss"], [])
+    figure = draw(tmp_path, {"config": config, "seed": 0})
+    assert any(text.get_text().startswith(f"{said}  ·  seed 0") for text in figure.texts)
+
+
+def test_fallback_and_reduced_runs_say_so_loudly(tiny: Path) -> None:
     summary = with_data(fallback=True, source="embedded MNIST digits") | {"reduced": "3 of 200 epochs"}
-    figure = draw(run_of(tmp_path, epochs=3), summary)
+    figure = draw(tiny, summary)
     bands = {text.get_text(): text for text in figure.texts}
     assert bands["FALLBACK DATA: embedded MNIST digits, not CIFAR10"].get_weight() == "bold"
     assert "REDUCED SETTING: 3 of 200 epochs" in bands
@@ -464,7 +545,7 @@ def test_fallback_and_reduced_runs_say_so_loudly(tmp_path: Path) -> None:
 
 
 def test_summary_is_read_from_the_directory_where_none_is_given(tmp_path: Path) -> None:
-    run_of(tmp_path, epochs=2)
+    write_metrics(tmp_path, 2)
     assert tmp_path.name in words(draw(tmp_path))
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     assert SUMMARY["run"] in words(draw(tmp_path))
@@ -476,8 +557,8 @@ def test_summary_is_read_from_the_directory_where_none_is_given(tmp_path: Path) 
     [None, {}, {"run": "r"}, {"data": None, "status": None}, {"data": "MNIST", "seconds": "?", "final": 3}],
     ids=["none", "empty", "run", "nones", "odd"],
 )
-def test_a_poor_summary_makes_a_poorer_page(tmp_path: Path, summary: dict[str, Any] | None) -> None:
-    assert panels(draw(run_of(tmp_path, epochs=2), summary))[:2] == ["loss", "acc"]
+def test_a_poor_summary_makes_a_poorer_page(tiny: Path, summary: dict[str, Any] | None) -> None:
+    assert panels(draw(tiny, summary))[:2] == ["loss", "acc"]
 
 
 # ------------------------------------------------------------------------------------------------------------ the edges
