@@ -93,7 +93,7 @@ class Cluster:
         key = self.directory / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
-        host, ports = socket.gethostname().split(".")[0], _free_ports(1 + len(NODES))
+        host, ports = socket.gethostname().split(".")[0], free_ports(1 + len(NODES))
         nodes = [NODE.format(name=n, host=host, port=p) for n, p in zip(NODES, ports[1:], strict=True)]
         settings = CONFIG.format(
             host=host, ports=ports, user=getuser(), directory=self.directory, nodes="\n".join(nodes)
@@ -231,7 +231,8 @@ def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing on this host listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

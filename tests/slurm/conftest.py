@@ -11,6 +11,7 @@ from tests.slurm.cluster import PACKAGES, Cluster, cluster, missing_programs
 from tests.slurm.jobs import Job, Jobs, Result, result
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything in this folder needs Slurm, and one worker of `pytest -n 2` runs all of it."""
     for item in items:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tests.slurm.cluster import Cluster, ClusterError
+from tests.slurm.cluster import Cluster, ClusterError, free_ports
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 3, 10  # steps an epoch; 5 on two processes
@@ -141,7 +141,8 @@ class Jobs:
             self.folder / "runs",
             *overrides,
             options=["--nodes=2", "--ntasks-per-node=1"],
-            env={"ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo", **env},
+            # The default port is made from the job's number, and on this host another cluster may have that number too.
+            env={"ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo", "MASTER_PORT": str(free_ports(1)[0]), **env},
         )
 
     def wrap(self, *overrides: str) -> Job:
