@@ -4,7 +4,7 @@ import math
 import os
 import signal
 
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_depth.models.base import AbstractClassifier
@@ -36,7 +36,7 @@ class Dropout(AbstractClassifier):
         )
 
 
-class KillAt(Checkpoint):
+class KillAt(Callback):
     """SIGKILL to its own process at the moment that the environment variable KILL_AT names; without it, nothing.
 
     The moments are `batch EPOCH BATCH` (at its end), `requeue EPOCH BATCH` (where a checkpoint is saved first), `row

@@ -1,0 +1,52 @@
+"""A network family, a data set and a probe that live outside lightning_depth."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from lightning_depth.data.images import AbstractImageData
+from lightning_depth.data.sources import Arrays, Source
+from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.probes import AbstractProbe, Call
+from lightning_depth.seeds import generator
+
+
+class Perceptron(AbstractClassifier):
+    """`depth` linear layers with ReLU between them."""
+
+    def __init__(self, depth: int = 2, width: int = 16, **recipe) -> None:
+        super().__init__(**recipe)
+        self.save_hyperparameters()
+        self.depth, self.width = depth, width
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        sizes = [torch.Size(input_shape).numel(), *[self.width] * (self.depth - 1), num_classes]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes[:-1])]
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(*sizes[-2:]))
+
+
+class Stripes(AbstractImageData):
+    """Noisy 8 x 8 images that are bright in their upper or in their lower half."""
+
+    def find(self) -> Source:
+        return Source("stripes", "embedded", "depth_example")
+
+    def read(self, split: str) -> Arrays:
+        labels = torch.arange(60) % 2
+        images = torch.randint(128, (60, 8, 8, 1), generator=generator(0, "stripes", split), dtype=torch.uint8)
+        images.view(60, 2, 32)[torch.arange(60), labels] += 100
+        return Arrays(labels, ["up", "down"], None, images)
+
+
+class WeightScale(AbstractProbe):
+    """The root mean square of every layer's weights; reads `weight_scale/<layer>/rms`."""
+
+    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+        self.looked_at = self.chosen(calls, lambda call: isinstance(call.module, nn.Linear))
+        return []  # no batch needs to be shown
+
+    def measure(self) -> Iterable[tuple[str, str, float]]:
+        for call in self.looked_at:
+            yield call.name, "rms", float(call.module.weight.square().mean().sqrt())
