@@ -95,6 +95,7 @@ ON_THE_COMMAND_LINE = {
     "--trainer.accelerator gpu": "No supported gpu backend found",
     "--trainer.strategy dp": "invalid strategy name",
     "--trainer.max_epochs 0": "No epoch was trained",
+    "--model.optimizer SGD --model.optimizer.lr -1": "The optimizer refuses its settings: Invalid learning rate: -1",
     "--model.optimizer SGD --model.optimizer.lr 1e30": "The loss became (nan|inf) in epoch 1 at step 2",
 }
 

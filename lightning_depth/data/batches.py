@@ -94,7 +94,7 @@ def flip(images: UInt8[Tensor, "B H W C"], mirrored: Bool[Tensor, " B"]) -> UInt
 
 
 class TensorBatches:
-    """An iterable of batches (x, y): x float32 (B, C, H, W), normalised and channels_last, y int64 (B,).
+    """An iterable of batches (x, y): x float32 (B, C, H, W), normalised, y int64 (B,).
 
     Batch k of epoch e is the pure function `batch(e, k)`: nothing here draws from a global generator. The crops and
     flips of a whole epoch come from `generator(seed, "augment", epoch)` on the CPU and belong to *positions* in the
@@ -160,7 +160,7 @@ class TensorBatches:
 
     def _normalised(self, images: UInt8[Tensor, "B H W C"]) -> Float32[Tensor, "B C H W"]:
         x = images.permute(0, 3, 1, 2).float().sub_(self.shift).div_(self.scale)
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous()
 
     def _draws(self, order: EpochOrder, epoch: int) -> tuple[Tensor, ...]:
         """Sample, crop offsets and flip at each of this rank's positions in `epoch`; the last epoch's are kept."""

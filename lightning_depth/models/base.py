@@ -39,7 +39,8 @@ class AbstractClassifier(LightningModule, ABC):
         stop_at_train_acc: stop once the training accuracy of an epoch is at least this (1.0: every sample right).
         input_shape: (channels, height, width) of one sample; None: the data's.
         num_classes: None: the data's.
-        channels_last: keep convolutions' weights in channels-last memory order: faster, and nothing else changes.
+        channels_last: keep images and convolutions' weights in channels-last memory order: faster, and nothing else
+            changes. Not done for a network with a strided 1x1 convolution of fewer than 16 channels.
         seed: of the initial weights; None: that of `seed_everything`.
     """
 
@@ -79,7 +80,8 @@ class AbstractClassifier(LightningModule, ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(run_seed(self.seed), "weights"))
             net = self.build(self.input_shape, self.num_classes)
-        self.net = net.to(memory_format=torch.channels_last) if self.channels_last else net
+        self.layout = torch.channels_last if self.channels_last and not _is_unsafe(net) else torch.contiguous_format
+        self.net = net.to(memory_format=self.layout)
         for split in SPLITS:
             self.add_module(f"{split}_metrics", _split_metrics())
 
@@ -97,7 +99,7 @@ class AbstractClassifier(LightningModule, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.net is not None, "configure_model() builds the network"
-        outputs: Tensor = self.net(x)
+        outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
 
     def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -148,7 +150,10 @@ class AbstractClassifier(LightningModule, ABC):
         self._finish("test")
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        try:
+            optimizer = self.optimizer(self.parameters())
+        except ValueError as error:  # a negative learning rate, say
+            raise Mistake(f"The optimizer refuses its settings: {error}.") from error
         if self.lr_scheduler is None:
             return optimizer
         return {
@@ -178,6 +183,15 @@ class AbstractClassifier(LightningModule, ABC):
     def _metrics(self, split: str) -> dict[str, Metric]:
         metrics = self.get_submodule(f"{split}_metrics")
         return {name: metric for name, metric in metrics.named_children() if isinstance(metric, Metric)}
+
+
+def _is_unsafe(net: nn.Module) -> bool:
+    """Whether `net` has a convolution whose channels-last gradient corrupts memory on CPUs.
+
+    Seen with torch 2.15 and two threads: a strided 1x1 convolution of 2 to 15 channels, on batches of odd size.
+    """
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    return any(c.kernel_size == (1, 1) and max(c.stride) > 1 and c.in_channels < 16 for c in convolutions)
 
 
 def _split_metrics() -> nn.ModuleDict:
