@@ -82,6 +82,7 @@ class DepthCLI(LightningCLI):
         """Add where the run lives."""
         parser.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
+        parser.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyper-parameters override the config without a word.
@@ -280,6 +281,7 @@ class DepthCLI(LightningCLI):
             "command": "python main.py " + shlex.join(sys.argv[1:]),
             "config": [str(path) for path in config_files(sys.argv[2:])],
             "seed": self.resolved["seed_everything"],
+            "reduced": self.resolved["run"]["reduced"],
         }
 
 

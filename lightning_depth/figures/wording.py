@@ -120,7 +120,9 @@ def description(summary: Mapping[str, Any]) -> str:
         said.append(str(summary["model"]))
     if isinstance(parameters, int) and "parameters" not in " ".join(said):
         said.append(f"{parameters / 1e6:.3g} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters")
-    if data.get("source"):
+    if data.get("name") and data.get("kind"):
+        said.append(f"{data['name']} ({data['kind']})")  # the footer has the whole source
+    elif data.get("source"):
         said.append(str(data["source"]))
     if isinstance(data.get("train_size"), int):
         said.append(f"{data['train_size']:,} training images")
@@ -135,7 +137,9 @@ def warning_bands(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     bands = []
     if data.get("fallback"):
         wanted = f", not {data['requested']}" if data.get("requested") else ""
-        bands.append((f"FALLBACK DATA: {data.get('source') or 'another data set'}{wanted}", FALLBACK))
+        bands.append(
+            (f"FALLBACK DATA: {data.get('name') or data.get('source') or 'another data set'}{wanted}", FALLBACK)
+        )
     if summary.get("reduced"):
         bands.append((f"REDUCED SETTING: {summary['reduced']}", REDUCED))
     return bands
