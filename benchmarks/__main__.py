@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from benchmarks import probes, throughput
-from benchmarks.measure import DEVICE, machine
+from benchmarks.measure import machine
 from lightning_depth.runs.record import git_commit, versions
 
 SECTIONS = {
@@ -28,17 +28,15 @@ def main() -> None:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     today = datetime.date.today().isoformat()
     lines = [f"# {machine()}", "", f"`make bench`, {today}, commit {git_commit()}; {said}.", ""]
+    path = Path(__file__).parent / f"{re.sub(r'[^a-z0-9]+', '-', machine().lower()).strip('-')}.md"
     lines += ["Ratios are taken round by round within this run: median (smallest-largest).", ""]
     for title, section in SECTIONS.items():
         print(f"{title} …", flush=True)
         found = section(quick)
         print("\n".join(found), flush=True)
         lines += [f"## {title}", "", *found, ""]
-    if not quick:
-        name = re.sub(r"[^a-z0-9]+", "-", machine().lower()).strip("-")
-        path = Path(__file__).parent / f"{name}.md"
-        path.write_text("\n".join(lines))
-        print(f"written to {path} ({DEVICE.type})")
+        if not quick:  # after each section: a run that is broken off has not measured for nothing
+            path.write_text("\n".join(lines))
 
 
 main()

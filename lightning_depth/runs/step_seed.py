@@ -16,4 +16,8 @@ class StepSeed(Callback):
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(derive(run_seed(None), "step", trainer.global_step, trainer.global_rank))
+        seed = derive(run_seed(None), "step", trainer.global_step, trainer.global_rank)
+        # torch.manual_seed would write down a stack trace for every device that is not in use.
+        torch.default_generator.manual_seed(seed)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
