@@ -14,7 +14,7 @@ from lightning_depth.measures.collapse import CollapseClassifier, vote_predictio
 from lightning_depth.measures.gram import GramSpectrum, cosine_gram
 from lightning_depth.measures.operators import dense_matrix, layer_operator, operator_norm
 from lightning_depth.models import ResNet
-from lightning_depth.probes import trace
+from lightning_depth.calls import trace
 
 
 def cost_in_an_epoch(quick: bool) -> list[str]:

@@ -1,14 +1,17 @@
 """The effective rank of the features before the last linear layer."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import final
 
 from torch import Tensor, nn
 
+from lightning_depth.calls import Call
 from lightning_depth.measures.gram import GramSpectrum
 from lightning_depth.measures.spectra import effective_rank
 from lightning_depth.mistakes import Mistake
-from lightning_depth.probes import AbstractProbe, Call, Split
+from lightning_depth.probes import AbstractProbe, Schedule
+from lightning_depth.samples import Split
 
 
 @final
@@ -21,30 +24,38 @@ class EffectiveRank(AbstractProbe):
     Reads `effective_rank/<layer>/effective_rank` (the entropy, at most the log of the number of features).
 
     Args:
-        every: look after every so many epochs.
+        every: look after every so many epochs, or `geometric`, or `last`.
         layers: shell patterns on module names, whose *inputs* are then the features; None: the last linear layer.
+        split: `held_out`, or the un-augmented samples of `train`.
+        samples: how many; None: all of the held-out split, or 1,000 of the training split.
     """
 
-    def __init__(self, every: int = 1, layers: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        every: Schedule = 1,
+        layers: list[str] | None = None,
+        split: Split = "held_out",
+        samples: int | None = None,
+    ) -> None:
         super().__init__(every, layers)
+        self.watch(split, samples)
         self._spectra: dict[str, GramSpectrum] = {}
 
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
-        self._spectra = {}
         linear = [c.name for c in calls if isinstance(c.module, nn.Linear)]
         convolutions = [c.name for c in calls if isinstance(c.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         last = (linear or convolutions)[-1:]
         if not last and self.layers is None:
             raise Mistake("EffectiveRank finds no linear layer or convolution: name a layer with layers=[...].")
-        return self.chosen(calls, lambda call: call.name in last)
+        watched = self.watched(calls, lambda call: call.name in last)
+        device = self.network.device
+        self._spectra = {c.name: GramSpectrum(math.prod(c.input_shape or ())).to(device) for c in watched}
+        return watched
 
     def observe(
         self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
     ) -> None:
-        if split == "held_out":
-            if layer not in self._spectra:
-                self._spectra[layer] = GramSpectrum(inputs[0].numel()).to(inputs.device)
-            self._spectra[layer].update(inputs)
+        self._spectra[layer].update(inputs)
 
     def measure(self) -> Iterable[tuple[str, str, float]]:
         for layer, spectrum in self._spectra.items():

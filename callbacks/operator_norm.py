@@ -5,8 +5,9 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from lightning_depth.calls import Call
 from lightning_depth.measures.operators import UnsupportedLayer, layer_operator, operator_norm
-from lightning_depth.probes import AbstractProbe, Call
+from lightning_depth.probes import AbstractProbe, Schedule
 
 
 @final
@@ -19,12 +20,12 @@ class OperatorNorm(AbstractProbe):
     Reads `operator_norm/<layer>/norm` and `.../residual` (the relative residual of the singular pair).
 
     Args:
-        every: look after every so many epochs.
+        every: look after every so many epochs, or `geometric`, or `last`.
         layers: shell patterns on module names; None: every layer with a weight matrix or kernel.
         rtol: relative error of the norm at which the iteration stops.
     """
 
-    def __init__(self, every: int = 1, layers: list[str] | None = None, rtol: float = 1e-4) -> None:
+    def __init__(self, every: Schedule = 1, layers: list[str] | None = None, rtol: float = 1e-4) -> None:
         super().__init__(every, layers)
         self.rtol = rtol
         self._selected: list[Call] = []

@@ -1,6 +1,5 @@
-"""What a probe is: a callback that looks at a network once an epoch and leaves no trace."""
+"""What a probe is: a callback that looks at a network every so often and leaves no trace."""
 
-import random
 import re
 import time
 from abc import ABC, abstractmethod
@@ -9,17 +8,19 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
+from lightning_depth.calls import INPUT, Call, first_tensor, trace
 from lightning_depth.mistakes import Mistake
+from lightning_depth.samples import Split, count_classes, sample_batches, unpack, whole_samples
+from lightning_depth.undisturbed import quiet, same_randomness, undisturbed
 
-Split = Literal["train", "held_out"]
-INPUT = "input"
+TRAIN_SAMPLES = 1000
+
+Schedule = int | Literal["geometric", "last"]
 
 
 class Reading(NamedTuple):
@@ -32,13 +33,17 @@ class Reading(NamedTuple):
     value: float
 
 
-class Call(NamedTuple):
-    """One call of a module in a forward pass; shapes are without the batch axis, None where not one tensor."""
+class Picture(NamedTuple):
+    """An array that a probe read beside its numbers, for pictures.
 
-    name: str
-    module: nn.Module
-    input_shape: tuple[int, ...] | None
-    output_shape: tuple[int, ...] | None
+    One axis is a spectrum or profile, two are a matrix, three (images, height, width) a row of images.
+    """
+
+    epoch: int
+    probe: str
+    layer: str
+    key: str
+    values: Tensor
 
 
 class AbstractProbe(Callback, ABC):
@@ -48,10 +53,11 @@ class AbstractProbe(Callback, ABC):
     (`observe`), and yields what it read (`measure`). Where `train_samples` is not 0 it is first shown that many
     un-augmented training samples, in one pass that all probes share. Weights, buffers, mode, gradients and random
     generators are as if it had never run. Each reading is logged as `<probe>/<layer>/<key>`, so that any logger shows
-    it and any callback can monitor it, and `readings` holds the last ones.
+    it and any callback can monitor it; `readings` and `pictures` hold the last ones.
 
     Args:
-        every: look after every so many epochs.
+        every: look after every so many epochs; `geometric`: after 1, 2, 4, 8, ... epochs; `last`: only after the last.
+            The last epoch is always looked at.
         layers: shell patterns on module names, such as `["*.conv1", "head"]`; None: the probe's own choice.
 
     Raises:
@@ -59,13 +65,22 @@ class AbstractProbe(Callback, ABC):
     """
 
     train_samples: int = 0
+    """How many training samples to be shown, a fixed random choice."""
+    held_out_samples: int | None = None
+    """How many validation samples to be shown, evenly spread over the split; None: all of them."""
 
-    def __init__(self, every: int = 1, layers: list[str] | None = None) -> None:
-        if every < 1:
-            raise Mistake(f"{type(self).__name__}: every must be at least 1 epoch, not {every}.")
+    network: LightningModule
+    """The network, from `select` to `measure`."""
+    trainer: Trainer
+    num_classes: int = 0
+
+    def __init__(self, every: Schedule = 1, layers: list[str] | None = None) -> None:
+        if every not in ("geometric", "last") and (isinstance(every, str) or every < 1):
+            raise Mistake(f"{type(self).__name__}: every must be a number of epochs, geometric or last, not {every!r}.")
         self.every = every
         self.layers = layers
         self.readings: list[Reading] = []
+        self.pictures: list[Picture] = []
         self._pass: _Pass | None = None
         self._said: set[str] = set()
 
@@ -81,7 +96,7 @@ class AbstractProbe(Callback, ABC):
         A pseudo-call named `input` with the batch itself comes first. Called before each look, so state can be reset.
         """
 
-    # Not abstract: a probe that only reads weights needs neither.
+    # Not abstract: a probe that only reads weights needs none of these.
     def observe(
         self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
     ) -> None:
@@ -94,6 +109,27 @@ class AbstractProbe(Callback, ABC):
     def measure(self) -> Iterable[tuple[str, str, float]]:
         """Yield (layer, key, value); the first key of a layer is the one that pictures show."""
 
+    def picture(self) -> Iterable[tuple[str, str, Tensor]]:
+        """Yield (layer, key, array) where an array says more than numbers do; called after `measure`."""
+        return ()
+
+    def is_due(self, epoch: int, last: bool) -> bool:
+        """Whether to look after `epoch` finished epochs."""
+        if last:
+            return True
+        if self.every == "geometric":
+            return epoch > 0 and epoch & (epoch - 1) == 0
+        return self.every != "last" and epoch % self.every == 0
+
+    def watch(self, split: Split, samples: int | None) -> None:
+        """Be shown samples of one split: `samples` of them; None: all held-out samples, or 1,000 training samples."""
+        if samples is not None and samples < 1:
+            raise Mistake(f"{type(self).__name__}: samples must be at least 1, not {samples}.")
+        if split == "train":
+            self.train_samples, self.held_out_samples = samples or TRAIN_SAMPLES, 0
+        else:
+            self.train_samples, self.held_out_samples = 0, samples
+
     def say_once(self, message: str) -> None:
         """A warning on rank zero, once in the life of this probe."""
         if message not in self._said:
@@ -101,13 +137,36 @@ class AbstractProbe(Callback, ABC):
             rank_zero_warn(f"{type(self).__name__}: {message}")
 
     def chosen(self, calls: Sequence[Call], default: Callable[[Call], bool]) -> list[Call]:
-        """The calls that the layer filter names, or those of `default` where there is none."""
+        """The calls that the layer filter names, or those of `default` where there is none.
+
+        Of the latter, modules that the network has and does not call are named in a warning.
+        """
+        called = {call.module for call in calls}
+        idle = {name: m for name, m in self.network.named_modules() if name and m not in called}
         if self.layers is None:
+            for name, module in idle.items():
+                if default(Call(name, module, None, None)):
+                    self.say_once(f"{name} ({type(module).__name__}) is never called as a module: no reading.")
             return [call for call in calls if default(call)]
-        found = [call for call in calls if any(fnmatchcase(call.name, pattern) for pattern in self.layers)]
+        found = [call for call in calls if self._is_named(call.name)]
         if not found:
+            never = [name for name in idle if self._is_named(name)]
             names = ", ".join(call.name for call in calls[:12])
-            raise Mistake(f"{type(self).__name__}: no layer matches {self.layers}; the layers are {names}, …")
+            why = f"{', '.join(never[:3])} is never called" if never else f"the layers are {names}, …"
+            raise Mistake(f"{type(self).__name__}: no layer matches {self.layers}; {why}")
+        return found
+
+    def _is_named(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.layers or ())
+
+    def watched(self, calls: Sequence[Call], default: Callable[[Call], bool]) -> list[Call]:
+        """As `chosen`, without the calls that do not map one row per sample to another, which a warning names."""
+        found = []
+        for call in self.chosen(calls, default):
+            if call.per_sample:
+                found.append(call)
+            else:
+                self.say_once(f"{call.name} ({type(call.module).__name__}) is left out: its rows are not the samples.")
         return found
 
     # --- when: the first probe of the trainer conducts one pass for all of them -------------------------------------
@@ -128,7 +187,7 @@ class AbstractProbe(Callback, ABC):
         if batch_idx == 0 and self is next(p for p in trainer.callbacks if isinstance(p, AbstractProbe)):  # type: ignore[attr-defined]
             self._pass = _Pass.begin(trainer, pl_module, batch)
         if self._pass is not None:
-            self._pass.show(*_unpack(batch))
+            self._pass.show(*unpack(batch))
 
     def on_validation_batch_end(
         self,
@@ -150,8 +209,41 @@ class AbstractProbe(Callback, ABC):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._pass is not None:
-            self._pass.unhook()
+            self._pass.release()
             self._pass = None
+
+
+class AbstractSampleProbe(AbstractProbe):
+    """A probe that asks the network questions of its own about a few fixed samples.
+
+    It implements `look`. Every process looks at all the samples, so its readings do not depend on how many there are.
+
+    Args:
+        every: see `AbstractProbe`.
+        layers: see `AbstractProbe`.
+        split: the samples are from the training split, un-augmented, or from the held-out one.
+        samples: how many, a fixed random choice.
+    """
+
+    def __init__(
+        self,
+        every: Schedule = 1,
+        layers: list[str] | None = None,
+        split: Split = "held_out",
+        samples: int = 64,
+    ) -> None:
+        super().__init__(every, layers)
+        if samples < 1:
+            raise Mistake(f"{type(self).__name__}: samples must be at least 1, not {samples}.")
+        self.split = split
+        self.samples = samples
+
+    @abstractmethod
+    def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        """Yield (layer, key, value) from what `self.network` does to `inputs`, in evaluation mode."""
+
+    def measure(self) -> Iterable[tuple[str, str, float]]:
+        return self.look(*whole_samples(self.trainer, self.split, self.samples))
 
 
 class _Pass:
@@ -166,33 +258,44 @@ class _Pass:
         self.wanted: dict[str, list[AbstractProbe]] = {}
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
         self.split: Split = "held_out"
+        self.training: Any = ()
         self.targets: Tensor | None = None
+        self.places: Tensor = torch.empty(0)  # where the batch's samples stand among all of the split's
+        self.seen = 0
+        self.total = 0
         self.count: dict[str, int] = {}
-        self.num_classes = 0
 
     @classmethod
     def begin(cls, trainer: Trainer, network: LightningModule, batch: Any) -> "_Pass | None":
-        epoch = trainer.current_epoch + (1 if trainer.state.fn == "fit" else 0)
-        last = trainer.max_epochs is not None and epoch == trainer.max_epochs
-        due = [
-            p
-            for p in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(p, AbstractProbe) and (epoch % p.every == 0 or last or trainer.state.fn != "fit")
-        ]
+        fitting = trainer.state.fn == "fit"
+        epoch = trainer.current_epoch + (1 if fitting else 0)
+        last = not fitting or trainer.should_stop or epoch == trainer.max_epochs
+        probes = [p for p in trainer.callbacks if isinstance(p, AbstractProbe)]  # type: ignore[attr-defined]
+        due = [p for p in probes if p.is_due(epoch, last)]
         if not due:
             return None
         new = cls(trainer, network, due, epoch)
+        new._find_training_samples()
         new._choose(batch)
         new._hook()
         new._show_training_samples()
         return new
 
+    def _find_training_samples(self) -> None:
+        wanted = max(p.train_samples for p in self.probes)
+        if wanted:
+            self.training = sample_batches(self.trainer, "train", wanted)
+            classes = count_classes(self.trainer, self.training)
+            for probe in self.probes:
+                probe.num_classes = classes
+
     def _choose(self, batch: Any) -> None:
-        inputs, _ = _unpack(batch)
+        inputs, _ = unpack(batch)
         with self.trainer.precision_plugin.forward_context():
             calls = trace(self.network, inputs[:2])
         for probe in self.probes:
-            with self._timed(probe):
+            probe.network, probe.trainer = self.network, self.trainer
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
                 for call in probe.select(calls):
                     self.wanted.setdefault(call.name, []).append(probe)
 
@@ -207,7 +310,7 @@ class _Pass:
                 return
             self.count[name] = self.count.get(name, 0) + 1
             label = name if self.count[name] == 1 else f"{name}#{self.count[name]}"
-            inputs = next((a for a in args if isinstance(a, Tensor)), None)
+            inputs = first_tensor(args)
             if inputs is not None and isinstance(output, Tensor):
                 with same_randomness():
                     self._observe(label, inputs, output)
@@ -218,12 +321,33 @@ class _Pass:
         assert self.targets is not None
         for probe in self.wanted.get(name, []):
             with self._timed(probe), quiet(output.device.type), self._named(probe, name):
-                probe.observe(self.split, name, inputs, output, self.targets, self.num_classes)
+                rows = self._rows(probe)
+                if rows is None:
+                    probe.observe(self.split, name, inputs, output, self.targets, probe.num_classes)
+                elif rows.any():
+                    part = (inputs[rows], output[rows], self.targets[rows])
+                    probe.observe(self.split, name, *part, probe.num_classes)
+
+    def _rows(self, probe: AbstractProbe) -> Tensor | None:
+        """Which of the batch's samples the probe looks at; None: all of them."""
+        if self.split == "train":
+            wanted = self.places < probe.train_samples
+        elif probe.held_out_samples is None or 0 < self.total <= probe.held_out_samples:
+            return None
+        elif probe.held_out_samples == 0:
+            return torch.zeros(len(self.places), dtype=torch.bool)
+        else:  # the samples at which floor(place * wanted / total) rises: evenly spread, exactly so many
+            share = probe.held_out_samples
+            wanted = (self.places + 1) * share // self.total > self.places * share // self.total
+        return None if wanted.all() else wanted.to(self.network.device)
 
     def show(self, inputs: Tensor, targets: Tensor) -> None:
         """Let the hooks see the calls that follow, for these targets."""
         self.targets = targets
         self.count = {}
+        mine = self.seen + torch.arange(len(inputs))
+        self.places = self.trainer.global_rank + self.trainer.world_size * mine
+        self.seen += len(inputs)
         if INPUT in self.wanted:
             self._observe(INPUT, inputs, inputs)
 
@@ -235,15 +359,13 @@ class _Pass:
         if wanting:
             start = time.perf_counter()
             before = sum(self.seconds.values())
-            batches = training_samples(self.trainer, max(p.train_samples for p in wanting))
-            self.num_classes = _num_classes(self.trainer, batches)
             self.split = "train"
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                for inputs, targets in batches:
+                for inputs, targets in self.training:
                     self.show(inputs, targets)
                     self.network(inputs)
                     self.rest()
-            self.split = "held_out"
+            self.split, self.seen = "held_out", 0
             # The forward pass itself is shared: its cost is, too.
             shared = time.perf_counter() - start - (sum(self.seconds.values()) - before)
             for probe in wanting:
@@ -251,6 +373,18 @@ class _Pass:
         for probe in self.probes:
             with self._timed(probe), quiet(self.network.device.type):
                 probe.between_splits()
+        if any(p.held_out_samples for p in self.probes):
+            self.total = self._held_out()
+
+    def _held_out(self) -> int:
+        """How many samples all processes will validate."""
+        loaders = self.trainer.val_dataloaders
+        loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
+        batches = self.trainer.num_val_batches[0]
+        if not hasattr(getattr(loader, "sampler", None), "__len__") or batches == float("inf"):
+            raise Mistake("A probe cannot choose among validation samples that it cannot count: leave out its samples.")
+        mine = min(len(loader.sampler), int(batches) * (loader.batch_size or 1))  # type: ignore[union-attr]
+        return int(self.trainer.strategy.reduce(torch.tensor(mine, device=self.network.device), reduce_op="sum"))
 
     @contextmanager
     def _timed(self, probe: AbstractProbe) -> Iterator[None]:
@@ -272,135 +406,25 @@ class _Pass:
         for probe in self.probes:
             with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
                 values = list(probe.measure())
+                arrays = list(probe.picture())
             values.append(("", "seconds", self.seconds[probe]))
             probe.readings = [Reading(self.epoch, probe.name, *value) for value in values]
+            probe.pictures = [Picture(self.epoch, probe.name, *array) for array in arrays]
             for reading in probe.readings:
                 name = "/".join(part for part in (reading.probe, reading.layer, reading.key) if part)
                 self.network.log(
                     name, torch.tensor(reading.value, dtype=torch.float64), sync_dist=False, rank_zero_only=True
                 )
 
+        self.release()
+
     def unhook(self) -> None:
         for handle in self.handles:
             handle.remove()
         self.handles = []
 
-
-def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
-    """Every call of a module in one forward pass of `inputs`, in the order in which the calls ended.
-
-    The second call of one module is named `<name>#2`, and so on. The batch itself comes first, named `input`.
-    """
-    calls = [Call(INPUT, nn.Identity(), tuple(inputs.shape[1:]), tuple(inputs.shape[1:]))]
-    count: dict[str, int] = {}
-
-    def hook_for(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            count[name] = count.get(name, 0) + 1
-            label = name if count[name] == 1 else f"{name}#{count[name]}"
-            calls.append(Call(label, module, _shape(args[0] if args else None), _shape(output)))
-
-        return hook
-
-    handles = [m.register_forward_hook(hook_for(name)) for name, m in network.named_modules() if name]
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
-
-
-def stages(calls: Sequence[Call]) -> list[str]:
-    """The names of the network's stages: the smallest set of sibling modules, nearest the top, that do its work.
-
-    From the top down, a module that holds all the layers with weights is opened; the first with several children that
-    hold such layers is the trunk, and those children are the stages.
-    """
-    names = [call.name.split("#")[0] for call in calls]
-    layers = [c.name.split("#")[0] for c in calls if c.module._parameters and next(c.module.parameters()).dim() >= 2]
-    prefix = ""
-    while True:
-        children = list(dict.fromkeys(prefix + n[len(prefix) :].split(".")[0] for n in layers if n.startswith(prefix)))
-        if len(children) != 1 or not any(n.startswith(children[0] + ".") for n in layers):
-            return [c for c in dict.fromkeys(names) if c in children]
-        prefix = children[0] + "."
-
-
-@contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Put the buffers of `network` and every random generator back as they were."""
-    buffers = [(b, b._version, b.detach().clone()) for b in network.buffers() if not b.is_inference()]
-    with same_randomness():
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, version, value in buffers:
-                    if buffer._version != version:
-                        buffer.copy_(value)
-
-
-@contextmanager
-def same_randomness() -> Iterator[None]:
-    """Put the generators of Python, numpy and torch (all devices in use) back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def quiet(device_type: str) -> Iterator[None]:
-    """No gradients, no autocast, and tensors that outlive an inference-mode block."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device_type, enabled=False):
-        yield
-
-
-def training_samples(trainer: Trainer, samples: int) -> Any:
-    """Batches of (inputs, targets) from the training split on the module's device, the same ones at every call.
-
-    A data module's `probe_dataloader(samples)` where it has one; otherwise samples spread evenly over the data set of
-    the training loader, with whatever its transforms do, drawn once and kept.
-    """
-    datamodule = getattr(trainer, "datamodule", None)
-    if hasattr(datamodule, "probe_dataloader"):
-        return datamodule.probe_dataloader(samples)  # type: ignore[union-attr]
-    kept = getattr(trainer, "_probe_batches", None)
-    if kept is None or kept[0] != samples:
-        loader = trainer.train_dataloader
-        if loader is None:
-            trainer.fit_loop.setup_data()
-            loader = trainer.train_dataloader
-        if not isinstance(loader, DataLoader):
-            raise Mistake("A probe needs training samples: give the data module a `probe_dataloader(samples)`.")
-        size = len(loader.dataset)  # type: ignore[arg-type]
-        indices = torch.linspace(0, size - 1, min(samples, size)).long()[trainer.global_rank :: trainer.world_size]
-        subset = Subset(loader.dataset, indices.tolist())
-        batches = DataLoader(subset, batch_size=loader.batch_size or 128, collate_fn=loader.collate_fn)
-        kept = (samples, [_unpack(trainer.strategy.batch_to_device(batch)) for batch in batches])
-        trainer._probe_batches = kept  # type: ignore[attr-defined]
-    return kept[1]
-
-
-def _num_classes(trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
-    stated = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
-    if stated is not None:
-        return int(stated)
-    seen = max((int(targets.max()) for _, targets in batches if not targets.is_floating_point()), default=-1) + 1
-    return int(trainer.strategy.reduce(torch.tensor(seen), reduce_op="max"))
-
-
-def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, list | tuple) and len(batch) >= 2 and all(isinstance(part, Tensor) for part in batch[:2]):
-        return batch[0], batch[1]
-    raise Mistake(f"Probes need batches of (inputs, targets) tensors; this one is a {type(batch).__name__}.")
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape[1:]) if isinstance(value, Tensor) and value.dim() > 0 else None
+    def release(self) -> None:
+        self.unhook()
+        for probe in self.probes:
+            probe.__dict__.pop("network", None)
+            probe.__dict__.pop("trainer", None)

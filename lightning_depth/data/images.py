@@ -5,7 +5,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -202,7 +202,7 @@ class AbstractImageData(LightningDataModule, ABC):
 
     def val_dataloader(self) -> TensorBatches:
         """The validation images (see `val_source`), each once."""
-        return self._evaluation(self._on_device("test" if self.val_fraction == 0 else "val"))
+        return self._evaluation(self._on_device(self._validated))
 
     def test_dataloader(self) -> TensorBatches:
         """The test split, each image once."""
@@ -212,19 +212,28 @@ class AbstractImageData(LightningDataModule, ABC):
         """The test split, each image once."""
         return self.test_dataloader()
 
-    def probe_dataloader(self, samples: int) -> TensorBatches:
-        """A fixed random subset of the training images, as they are, each once; all of them if there are fewer."""
+    def probe_dataloader(
+        self, samples: int, split: Literal["train", "held_out"] = "train", everywhere: bool = False
+    ) -> TensorBatches:
+        """A fixed random subset of the training or validation images, as they are; all of them if there are fewer.
+
+        Each process gets its share of them, or all if `everywhere`.
+        """
         if samples < 1:
             raise Mistake(f"A probe needs at least 1 sample, not {samples}.")
-        train = self._on_device("train")
-        shuffled = torch.randperm(len(train.labels), generator=generator(run_seed(self.seed), "probe"))
-        chosen = shuffled[:samples].to(train.labels.device)
+        held = self._on_device("train" if split == "train" else self._validated)
+        shuffled = torch.randperm(len(held.labels), generator=generator(run_seed(self.seed), "probe"))
+        chosen = shuffled[:samples].to(held.labels.device)
         with torch.inference_mode(False):  # a probe that validation calls may want gradients
-            return self._evaluation(Loaded(train.images[chosen], train.labels[chosen]))
+            return self._evaluation(Loaded(held.images[chosen], held.labels[chosen]), everywhere)
 
-    def _evaluation(self, split: Loaded) -> TensorBatches:
+    @property
+    def _validated(self) -> str:
+        return "test" if self.val_fraction == 0 else "val"
+
+    def _evaluation(self, split: Loaded, everywhere: bool = False) -> TensorBatches:
         # Every world-th image and no padding: 101 images on 2 processes are 51 and 50, and count as 101.
-        rank, world = self._place()
+        rank, world = (0, 1) if everywhere else self._place()
         return TensorBatches(
             split.images[rank::world], split.labels[rank::world], self.eval_batch_size, *self.normalisation
         )

@@ -4,13 +4,15 @@ import warnings
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import EffectiveRank, OperatorNorm, RepresentationCollapse
+from lightning_depth.calls import stages, trace
 from lightning_depth.measures.collapse import expected_errors, vote_predictions_nxn
 from lightning_depth.mistakes import Mistake
-from lightning_depth.probes import stages, trace
+from lightning_depth.probes import AbstractProbe
 from tests.probes.foreign import Foreign, convnet, loaders, mlp, resnet18, trainer
 
 
@@ -166,3 +168,75 @@ def test_activations_that_are_not_numbers_stop_the_probe_by_name(bad):
     for probe in (OperatorNorm(), EffectiveRank(), RepresentationCollapse()):
         with pytest.raises(Mistake, match=rf"{type(probe).__name__}.* epoch 1"):
             trainer([probe], max_epochs=1).fit(module, *loaders())
+
+
+def epochs_of(probe, **arguments):
+    seen = []
+
+    class Note(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            seen.extend({r.epoch for r in probe.readings} - set(seen))
+
+    trainer([probe, Note()], **arguments).fit(mlp(), *loaders())
+    return seen
+
+
+def test_geometric_and_last_schedules():
+    assert epochs_of(OperatorNorm(every="geometric"), max_epochs=6) == [1, 2, 4, 6]
+    assert epochs_of(OperatorNorm(every="last"), max_epochs=3) == [3]
+    with pytest.raises(Mistake, match="every must be a number of epochs, geometric or last, not 0"):
+        OperatorNorm(every=0)
+
+
+@pytest.mark.parametrize("samples", [1, 7, 31, 40])
+def test_a_choice_of_samples_is_evenly_spread_and_exactly_so_many(samples):
+    module, seen = convnet(), []
+
+    class Rows(AbstractProbe):
+        def __init__(self):
+            super().__init__()
+            self.watch("held_out", samples)
+
+        def select(self, calls):
+            return calls[:1]
+
+        def observe(self, split, layer, inputs, output, targets, num_classes):
+            seen.append(inputs)
+
+        def measure(self):
+            return []
+
+    probe = Rows()
+    trainer([probe], max_epochs=1).fit(module, *loaders())
+    held_out = torch.cat([x for x, _ in loaders()[1]])
+    wanted = min(samples, 31)
+    places = [i for i in range(31) if (i + 1) * wanted // 31 > i * wanted // 31]
+    assert len(places) == wanted
+    assert torch.equal(torch.cat(seen), held_out[places])
+
+
+def test_training_samples_of_one_probe_do_not_depend_on_what_another_wants():
+    def read(*others):
+        torch.manual_seed(1)
+        probe = EffectiveRank(split="train", samples=20)
+        trainer([*others, probe], max_epochs=1).fit(mlp(), *loaders())
+        return [r.value for r in probe.readings if r.layer]
+
+    # Batches of other sizes are summed in another order.
+    assert read() == pytest.approx(read(RepresentationCollapse(train_samples=40)), rel=1e-6)
+
+
+def test_a_filter_that_names_a_module_which_is_never_called_says_so():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(192, 4)
+            self.spare = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(x.flatten(1))
+
+    with pytest.raises(Mistake, match=r"model\.spare is never called"):
+        trainer([OperatorNorm(layers=["*.spare"])]).fit(Foreign(Idle()), *loaders())
+    with pytest.warns(UserWarning, match=r"OperatorNorm: model.spare \(Linear\) is never called"):
+        trainer([OperatorNorm()]).fit(Foreign(Idle()), *loaders())
