@@ -1,6 +1,6 @@
-"""Spectrum of the Gram matrix of cosine similarities of features (huh2021 section 2.3), streamed."""
+"""Spectrum of the Gram matrix of features (huh2021 section 2.3), of cosine similarities or inner products, streamed."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,21 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_depth.measures.collapse import normalised
 from lightning_depth.measures.spectra import effective_rank
+
+# Cosine similarities, or inner products of the features as they are.
+Kernel = Literal["cosine", "linear"]
+
+
+def _rows(features: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """The rows of F in float64, with K = F F^T, and which of them are zero."""
+    if kernel == "cosine":
+        return normalised(features, centred=False)
+    if kernel != "linear":
+        raise ValueError(f"the kernel is cosine or linear, not {kernel}")
+    rows = features.flatten(1).double()
+    if not rows.square().sum(1).isfinite().all():
+        raise ValueError("representations are not finite")
+    return rows, (rows == 0).all(1)
 
 
 def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
@@ -27,42 +42,59 @@ def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
     return rows @ rows.mT
 
 
+def linear_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
+    r"""The p x p matrix of inner products, K = F F^T with F the flattened features in rows (huh2021 Appendix J).
+
+    Its eigenvalues are the squares of the singular values of F. Slow and obvious: O(p^2 d), float64.
+
+    Raises ValueError for NaN or infinity, or an inner product that is no finite float64 number.
+
+    >>> linear_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
+    tensor([[25., 15.],
+            [15., 25.]], dtype=torch.float64)
+    """
+    rows, _ = _rows(features, "linear")
+    return rows @ rows.mT
+
+
 def _spectrum(side: Tensor, count: int) -> Tensor:
     """The `count` largest eigenvalues of a positive semi-definite matrix, descending, round-off below zero cut off."""
     eigenvalues: Tensor = torch.linalg.eigvalsh(side)
     return eigenvalues.flip(0)[:count].clamp_min(0)
 
 
-def gram_spectrum(features: Float[Tensor, "p ..."]) -> Float[Tensor, "k"]:
+def gram_spectrum(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, "k"]:
     r"""The min(p, d) leading eigenvalues of `cosine_gram(features)`, descending; its other eigenvalues are zero.
+
+    With `kernel="linear"`, those of `linear_gram(features)`.
 
     F F^T and F^T F have the same non-zero eigenvalues, so those of the smaller are taken: O(p d min(p, d)), float64.
     Eigenvalues below about 1e-15 of the largest are round-off.
 
-    Raises ValueError for NaN or infinity.
+    Raises ValueError for NaN or infinity, or another kernel.
 
     >>> gram_spectrum(torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]))
     tensor([2., 1.], dtype=torch.float64)
     """
-    rows = normalised(features, centred=False).rows
+    rows, _ = _rows(features, kernel)
     return _spectrum(rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT, min(rows.shape))
 
 
-def gram_effective_rank(features: Float[Tensor, "p ..."]) -> Float[Tensor, ""]:
-    r"""The effective rank (nats) of the cosine Gram matrix of the features (huh2021 section 2.3 and Definition 1).
+def gram_effective_rank(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, ""]:
+    r"""The effective rank (nats) of the Gram matrix of the features (huh2021 section 2.3 and Definition 1).
 
     Zero features contribute nothing; if all are zero it is -inf: see `effective_rank`.
 
-    Raises ValueError for NaN or infinity. Cost: that of `gram_spectrum`.
+    Raises ValueError for NaN or infinity, or another kernel. Cost: that of `gram_spectrum`.
 
     >>> gram_effective_rank(torch.eye(3)).exp()
     tensor(3.0000, dtype=torch.float64)
     """
-    return effective_rank(gram_spectrum(features))
+    return effective_rank(gram_spectrum(features, kernel))
 
 
 class GramSpectrum(Metric):
-    r"""The spectrum of the cosine Gram matrix K = F F^T of all features seen, streamed (huh2021 section 2.3).
+    r"""The spectrum of the Gram matrix K = F F^T of all features seen, streamed (huh2021 section 2.3).
 
     With at most `max_gram_features` features a sample, the state is sum_b F_b^T F_b: d^2 float64 numbers, a plain sum
     over batches and ranks. Beyond, the features themselves are kept, in their own dtype, and the smaller side is taken
@@ -74,9 +106,10 @@ class GramSpectrum(Metric):
     Args:
         num_features: d, the numbers in one sample's features, flattened.
         max_gram_features: the largest d for which F^T F is the state.
+        kernel: "cosine" (the rows of F have unit norm) or "linear" (they are the features).
         kwargs: torchmetrics.Metric's.
 
-    Raises ValueError for NaN or infinity or another number of features than `num_features`.
+    Raises ValueError for NaN or infinity, another number of features than `num_features`, or another kernel.
 
     >>> metric = GramSpectrum(num_features=2)
     >>> metric.update(torch.tensor([[2.0, 0.0], [3.0, 0.0]]))
@@ -93,9 +126,12 @@ class GramSpectrum(Metric):
     samples: Tensor
     zero_rows: Tensor
 
-    def __init__(self, num_features: int, max_gram_features: int = 4096, **kwargs: Any) -> None:
+    def __init__(
+        self, num_features: int, max_gram_features: int = 4096, kernel: Kernel = "cosine", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.num_features = num_features
+        self.kernel = kernel
         self.keeps_features = num_features > max_gram_features
         if self.keeps_features:
             self.add_state("features", [], dist_reduce_fx="cat")
@@ -111,7 +147,7 @@ class GramSpectrum(Metric):
         flat = features.flatten(1)
         if flat.shape[1] != self.num_features:
             raise ValueError(f"a sample has {flat.shape[1]} features, not {self.num_features}")
-        rows, is_zero = normalised(flat, centred=False)
+        rows, is_zero = _rows(flat, self.kernel)
         if self.keeps_features:
             self.features.append(flat.detach().clone())
         else:
@@ -125,4 +161,4 @@ class GramSpectrum(Metric):
             return _spectrum(self.gram, min(int(self.samples), self.num_features))
         if not self.samples:
             return torch.zeros(0, dtype=torch.float64, device=self.samples.device)
-        return gram_spectrum(dim_zero_cat(self.features))
+        return gram_spectrum(dim_zero_cat(self.features), self.kernel)

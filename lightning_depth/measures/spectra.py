@@ -1,19 +1,70 @@
-"""Ranks of a spectrum that are real numbers: the effective rank and the stable rank."""
+"""Ranks of a spectrum that are real numbers, its norms, and singular values that can be trained on.
+
+Every measure but the two counts can be differentiated, with respect to the spectrum and, through `singular_values`, to
+a matrix. The gradient is finite everywhere. With respect to a value that is exactly zero it is zero: the derivative
+among spectra with the same zeros (the one-sided derivative of the effective rank is +inf there). Where values tie for
+the largest it is shared among them.
+"""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def _shares(singular_values: Tensor) -> Tensor:
-    """sigma_i / sigma_1 in float64; a spectrum of zeros (or of no values) stays one."""
+def singular_values(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch k"]:
+    r"""The k = min(m, n) singular values, descending, in float64; values that are round-off become exactly zero.
+
+        A = U diag(sigma) V^T,   d loss / d A = U diag(d loss / d sigma) V^T
+
+    A value at most max(m, n) eps sigma_1 (float64's eps) is round-off of the decomposition, and its singular vectors
+    are arbitrary: it becomes zero, and its gradient too. So the gradient is finite for repeated and for zero values.
+
+    Raises ValueError for NaN or infinity. Cost O(m n min(m, n)).
+
+    >>> weight = torch.tensor([[3.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    >>> singular_values(weight).sum().backward()
+    >>> weight.grad
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
+    if not matrix.isfinite().all():
+        raise ValueError("the matrix is not finite")
+    sigma: Tensor = torch.linalg.svdvals(matrix.double())
+    round_off = max(matrix.shape[-2:]) * torch.finfo(torch.float64).eps * sigma[..., :1]
+    return torch.where(sigma > round_off, sigma, 0.0)
+
+
+def _checked(singular_values: Tensor) -> Tensor:
+    """The values in float64, without a gradient to those that are zero."""
     sigma = singular_values.double()
     if not sigma.isfinite().all() or (sigma < 0).any():
         raise ValueError("singular values must be finite and not negative")
+    return torch.where(sigma > 0, sigma, 0.0)
+
+
+def normalised_spectrum(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
+    r"""The spectrum divided by its largest value, sigma_i / sigma_1, in float64 (huh2021 Figure 6).
+
+    A spectrum of zeros (or of no values) stays one. The order is kept.
+
+    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
+
+    >>> normalised_spectrum(torch.tensor([4.0, 2.0, 0.0]))
+    tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
+    """
+    sigma = _checked(singular_values)
     if sigma.shape[-1] == 0:
         return sigma
     largest = sigma.amax(-1, keepdim=True)
+    # sigma_i / sigma_1
     return sigma / torch.where(largest > 0, largest, 1.0)
+
+
+def _shares(singular_values: Tensor) -> Tensor:
+    """sigma_i / sum_j sigma_j in float64; a spectrum of zeros stays one."""
+    sigma = normalised_spectrum(singular_values)
+    total = sigma.sum(-1, keepdim=True)
+    return sigma / torch.where(total > 0, total, 1.0)
 
 
 def effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
@@ -30,11 +81,10 @@ def effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, 
     >>> effective_rank(torch.tensor([3.0, 3.0, 0.0])).exp()
     tensor(2., dtype=torch.float64)
     """
-    sigma = _shares(singular_values)
-    total = sigma.sum(-1, keepdim=True)
-    # H(p) = sum_i entr(sigma_i / sum_j sigma_j)
-    entropy = torch.special.entr(sigma / torch.where(total > 0, total, 1.0)).sum(-1)
-    return torch.where(total.squeeze(-1) > 0, entropy, -torch.inf)
+    p = _shares(singular_values)
+    # rho = -sum_i p_i ln p_i; the gradient of entr is infinite at 0, that of p ln 1 is not
+    entropy = -(p * torch.where(p > 0, p, 1.0).log()).sum(-1)
+    return torch.where((p > 0).any(-1), entropy, -torch.inf)
 
 
 def exp_effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
@@ -61,4 +111,119 @@ def stable_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*b
     tensor(1.5000, dtype=torch.float64)
     """
     # sum_i (sigma_i / sigma_1)^2
-    return _shares(singular_values).square().sum(-1)
+    return normalised_spectrum(singular_values).square().sum(-1)
+
+
+def participation_ratio(spectrum: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    r"""The participation ratio of the numbers given, (sum_i l_i)^2 / sum_i l_i^2, between 1 and k.
+
+    The usual participation ratio of a covariance is that of its eigenvalues: pass those, or the squared singular values
+    of the centred data. Singular values that are not squared give another number. It is r for r equal values and any
+    number of zeros, and 0 for a spectrum of zeros.
+
+    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
+
+    >>> participation_ratio(torch.tensor([2.0, 1.0, 1.0]))
+    tensor(2.6667, dtype=torch.float64)
+    """
+    share = normalised_spectrum(spectrum)
+    squares = share.square().sum(-1)
+    # (sum_i l_i)^2 / sum_i l_i^2
+    return share.sum(-1).square() / torch.where(squares > 0, squares, 1.0)
+
+
+def threshold_rank(
+    singular_values: Float[Tensor, "*batch k"], threshold: int | float, of_largest: bool = False
+) -> Int[Tensor, "*batch"]:
+    r"""The threshold rank: how many normalised singular values are at least tau (huh2021 Definition 3).
+
+        tau-rank = sum_i 1[p_i >= tau],   p_i = sigma_i / sum_j sigma_j
+
+    A share is of the sum, as in the paper, so no more than 1 / tau values can count, in however large a matrix;
+    `of_largest` takes the share sigma_i / sigma_1 instead. At tau = 0 all k values count, zeros too.
+
+    Raises ValueError for a NaN, infinite or negative value or a threshold outside [0, 1]. Cost O(k); no gradient.
+
+    >>> sigma = torch.tensor([8.0, 1.0, 1.0, 0.0])
+    >>> threshold_rank(sigma, 0.1), threshold_rank(sigma, 0.2), threshold_rank(sigma, 0.125, of_largest=True)
+    (tensor(3), tensor(1), tensor(3))
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"a threshold lies in [0, 1], not {threshold}")
+    shares = normalised_spectrum(singular_values) if of_largest else _shares(singular_values)
+    # sum_i 1[p_i >= tau]
+    return (shares >= threshold).sum(-1)
+
+
+def threshold_rank_auc(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    r"""The area under the threshold rank over all thresholds, shares being of the largest value (huh2021 Appendix D).
+
+        int_0^1 sum_i 1[sigma_i / sigma_1 >= tau] dtau = sum_i sigma_i / sigma_1 = ||A||_* / ||A||_2
+
+    It is between 1 and k, r for r equal values, and 0 for a spectrum of zeros. The paper proposes the area without a
+    formula: with the shares of the sum of its Definition 3 it would be 1 for every matrix.
+
+    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
+
+    >>> threshold_rank_auc(torch.tensor([2.0, 1.0, 1.0]))
+    tensor(2., dtype=torch.float64)
+    """
+    # sum_i sigma_i / sigma_1
+    return normalised_spectrum(singular_values).sum(-1)
+
+
+def numerical_rank(
+    singular_values: Float[Tensor, "*batch k"], rows: int, columns: int, dtype: torch.dtype | None = None
+) -> Int[Tensor, "*batch"]:
+    r"""How many singular values are more than round-off, as numpy's and torch's `matrix_rank` count them.
+
+        sum_i 1[sigma_i > max(m, n) eps sigma_1]
+
+    Args:
+        singular_values: of an m x n matrix.
+        rows: m.
+        columns: n.
+        dtype: the matrix's own, whose eps it is; None: that of `singular_values`.
+
+    Raises ValueError for a NaN, infinite or negative value. Cost O(k); no gradient.
+
+    >>> numerical_rank(torch.tensor([1.0, 1e-3, 1e-7]), rows=3, columns=3)
+    tensor(2)
+    """
+    eps = torch.finfo(dtype or singular_values.dtype).eps
+    # sum_i 1[sigma_i > max(m, n) eps sigma_1]
+    return (normalised_spectrum(singular_values) > max(rows, columns) * eps).sum(-1)
+
+
+def schatten_norm(singular_values: Float[Tensor, "*batch k"], p: int | float) -> Float[Tensor, "*batch"]:
+    r"""The Schatten p-norm of a matrix with these singular values, (sum_i sigma_i^p)^(1/p), float64.
+
+    p = 1 is the nuclear norm, 2 the Frobenius norm, infinity the spectral norm sigma_1.
+
+    Raises ValueError for a NaN, infinite or negative value, or p < 1. Cost O(k).
+
+    >>> sigma = torch.tensor([4.0, 3.0, 0.0])
+    >>> [float(schatten_norm(sigma, p)) for p in (1, 2, torch.inf)]
+    [7.0, 5.0, 4.0]
+    """
+    if not p >= 1:
+        raise ValueError(f"a norm needs p >= 1, not {p}")
+    sigma = _checked(singular_values)
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    # (sum_i sigma_i^p)^(1/p)
+    norm: Tensor = torch.linalg.vector_norm(sigma, p, dim=-1)
+    return norm
+
+
+def nuclear_norm(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    r"""The nuclear norm, sum_i sigma_i, of a matrix with these singular values (huh2021 Definition 5).
+
+    It is the norm of scale and not of rank: twice the matrix has twice the norm.
+
+    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
+
+    >>> nuclear_norm(torch.tensor([4.0, 3.0, 0.0]))
+    tensor(7., dtype=torch.float64)
+    """
+    return schatten_norm(singular_values, 1)

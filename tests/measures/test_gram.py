@@ -4,9 +4,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from lightning_depth.measures.gram import GramSpectrum, cosine_gram, gram_effective_rank, gram_spectrum
+from lightning_depth.measures.gram import (
+    GramSpectrum,
+    Kernel,
+    cosine_gram,
+    gram_effective_rank,
+    gram_spectrum,
+    linear_gram,
+)
 from lightning_depth.measures.spectra import effective_rank
 
 
@@ -14,8 +22,8 @@ def features(p: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.randn(p, *shape, generator=torch.Generator().manual_seed(seed)).relu()
 
 
-def dense_spectrum(x: Tensor) -> Tensor:
-    return torch.linalg.svdvals(cosine_gram(x))
+def dense_spectrum(x: Tensor, kernel: Kernel = "cosine") -> Tensor:
+    return torch.linalg.svdvals(cosine_gram(x) if kernel == "cosine" else linear_gram(x))
 
 
 def test_cosine_gram_entry_by_entry() -> None:
@@ -26,22 +34,38 @@ def test_cosine_gram_entry_by_entry() -> None:
             assert float(cosine_gram(x)[i, j]) == pytest.approx(float(expected), abs=1e-14)
 
 
-@settings(max_examples=30, deadline=None)
+def test_linear_gram_entry_by_entry() -> None:
+    x = features(6, 5, 2)
+    for i in range(6):
+        for j in range(6):
+            assert float(linear_gram(x)[i, j]) == pytest.approx(float((x[i].double() * x[j].double()).sum()), abs=1e-13)
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     p=st.integers(1, 30), d=st.integers(1, 30), batch=st.integers(1, 31), limit=st.sampled_from([0, 4096]),
-    seed=st.integers(0, 99),
+    seed=st.integers(0, 99), kernel=st.sampled_from(["cosine", "linear"]),
 )  # fmt: skip
-def test_streamed_spectrum_is_the_dense_one(p: int, d: int, batch: int, limit: int, seed: int) -> None:
+def test_streamed_spectrum_is_the_dense_one(p: int, d: int, batch: int, limit: int, seed: int, kernel: Kernel) -> None:
     x = features(p, d, seed=seed)
-    metric = GramSpectrum(d, max_gram_features=limit)
+    metric = GramSpectrum(d, max_gram_features=limit, kernel=kernel)
     for part in x.split(batch):
         metric.update(part)
     spectrum = metric.compute().reshape(-1)  # torchmetrics drops the dimension of a single number
-    dense = dense_spectrum(x)
-    torch.testing.assert_close(spectrum, dense[: min(p, d)], rtol=0, atol=1e-12 * p)
-    assert dense[min(p, d) :].sum() < 1e-10
+    dense = dense_spectrum(x, kernel)
+    atol = 1e-12 * p * max(1.0, float(dense[0]))
+    torch.testing.assert_close(spectrum, dense[: min(p, d)], rtol=0, atol=atol)
+    assert dense[min(p, d) :].sum() < 100 * atol
     assert (spectrum >= 0).all()
-    torch.testing.assert_close(gram_spectrum(x), spectrum, rtol=0, atol=1e-12 * p)
+    torch.testing.assert_close(gram_spectrum(x, kernel), spectrum, rtol=0, atol=atol)
+
+
+def test_the_linear_spectrum_is_the_squared_singular_values_of_the_features() -> None:
+    x = features(20, 7) * torch.logspace(-1, 1, 20)[:, None]
+    squares = torch.linalg.svdvals(x.double()).square()
+    torch.testing.assert_close(gram_spectrum(x, "linear"), squares, rtol=1e-10, atol=0)
+    assert (gram_spectrum(x)[0] - squares[0]).abs() > 1  # the control: of cosines it is another
+    torch.testing.assert_close(gram_effective_rank(x, "linear"), effective_rank(squares), rtol=1e-10, atol=0)
 
 
 def test_images_are_flattened_and_scale_cancels() -> None:
@@ -60,11 +84,13 @@ def test_ten_directions_have_effective_rank_ln_ten() -> None:
 def test_zero_features_are_counted_and_contribute_nothing() -> None:
     x = features(12, 5)
     with_zeros = torch.cat([x, torch.zeros(3, 5)])
+    kernels: tuple[Kernel, ...] = ("cosine", "linear")
     for limit in (0, 4096):
-        metric = GramSpectrum(5, max_gram_features=limit)
-        metric.update(with_zeros)
-        assert metric.zero_rows == 3
-        torch.testing.assert_close(metric.compute(), gram_spectrum(x), rtol=0, atol=1e-12)
+        for kernel in kernels:
+            metric = GramSpectrum(5, max_gram_features=limit, kernel=kernel)
+            metric.update(with_zeros)
+            assert metric.zero_rows == 3
+            torch.testing.assert_close(metric.compute(), gram_spectrum(x, kernel), rtol=1e-12, atol=1e-12)
     assert effective_rank(GramSpectrum_of_zeros()) == -math.inf
 
 
@@ -94,8 +120,21 @@ def test_features_that_are_not_finite_raise(bad: float) -> None:
     for limit in (0, 4096):
         with pytest.raises(ValueError, match="not finite"):
             GramSpectrum(3, max_gram_features=limit).update(x)
+        with pytest.raises(ValueError, match="not finite"):
+            GramSpectrum(3, max_gram_features=limit, kernel="linear").update(x)
+    for gram in (gram_effective_rank, cosine_gram, linear_gram):
+        with pytest.raises(ValueError, match="not finite"):
+            gram(x)
+
+
+def test_inner_products_that_overflow_raise() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        gram_effective_rank(x)
+        gram_spectrum(torch.full((2, 2), 1e200, dtype=torch.float64), "linear")
+
+
+def test_another_kernel_raises() -> None:
+    with pytest.raises((ValueError, TypeCheckError)):
+        gram_spectrum(features(4, 3), "gaussian")  # type: ignore[arg-type]
 
 
 def test_another_number_of_features_raises() -> None:

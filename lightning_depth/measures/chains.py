@@ -1,0 +1,176 @@
+"""The linear map of several layers in a row, BatchNorm folded in, and the product of norms that bounds it."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_depth.measures.operators import LinearOperator, UnsupportedLayer, layer_operator, operator_norm
+
+_POOLS: tuple[type[nn.Module], ...] = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d
+)  # fmt: skip
+_DROPOUTS: tuple[type[nn.Module], ...] = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_BATCH_NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether `module` runs the forward of one of `kinds`; a subclass with a forward of its own is another map."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
+def _check_evaluates(module: nn.Module) -> None:
+    if module.training:
+        raise UnsupportedLayer(f"{type(module).__name__} in train mode is no fixed linear map: call eval() first")
+
+
+def _scales(module: Any, input_shape: tuple[int, ...]) -> Tensor:
+    """What BatchNorm in eval mode multiplies each channel by, of a shape that broadcasts over one input."""
+    _check_evaluates(module)
+    name = type(module).__name__
+    if module.running_var is None:
+        raise UnsupportedLayer(f"{name} without running statistics is no fixed linear map")
+    dims = {nn.BatchNorm1d: (1, 2), nn.BatchNorm2d: (3,), nn.BatchNorm3d: (4,)}
+    allowed = next(sizes for kind, sizes in dims.items() if isinstance(module, kind))
+    if len(input_shape) not in allowed or input_shape[0] != module.num_features:
+        raise ValueError(f"{name} takes ({module.num_features}, *sizes), not {input_shape}")
+    # gamma / sqrt(running_var + eps)
+    scales = (module.running_var.double() + module.eps).rsqrt()
+    if module.affine:
+        scales = scales * module.weight.detach().double()
+    if not scales.isfinite().all():
+        raise ValueError(f"the scale of {name} is not finite")
+    scales = scales.to(torch.promote_types(module.running_var.dtype, torch.float32))
+    shaped: Tensor = scales.view(-1, *[1] * (len(input_shape) - 1))
+    return shaped
+
+
+def _shape_after(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a layer without weights gives one input; torch's complaint about a wrong one is a ValueError."""
+    try:
+        output = module.forward(torch.empty(2, *input_shape, device="meta"))
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"{type(module).__name__} does not take {input_shape}: {error}") from error
+    if len(output) != 2:
+        raise UnsupportedLayer(f"{type(module).__name__} mixes the samples of a batch")
+    return tuple(output.shape[1:])
+
+
+def _transposed(forward: Callable[[Tensor], Tensor], input_shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """The transpose of a linear function: its derivative backwards, the same at every point."""
+
+    def transpose(y: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = y.new_zeros(len(y), *input_shape).requires_grad_()
+            (image,) = torch.autograd.grad(forward(x), x, y.detach().clone())
+        return image
+
+    return transpose
+
+
+# A step without weights has no dtype or device of its own: it takes those of its neighbours.
+_Free = tuple[tuple[int, ...], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+
+
+def _free_step(module: nn.Module, input_shape: tuple[int, ...]) -> _Free | None:
+    """Output shape, action and transpose of a layer without weights, past its hooks, or None for another layer."""
+    if _is(module, nn.Identity, *_DROPOUTS):
+        if getattr(module, "p", 0) > 0:
+            _check_evaluates(module)
+        return input_shape, lambda x: x, lambda y: y
+    if _is(module, nn.Flatten):
+        return _shape_after(module, input_shape), module.forward, lambda y: y.reshape(-1, *input_shape)
+    if _is(module, *_POOLS):
+        return _shape_after(module, input_shape), module.forward, _transposed(module.forward, input_shape)
+    return None
+
+
+def _weighted_step(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
+    if _is(module, *_BATCH_NORMS):
+        scales = _scales(module, input_shape)
+        return LinearOperator(
+            input_shape, input_shape, lambda x: x * scales, lambda y: y * scales, scales.dtype, scales.device
+        )
+    return layer_operator(module, input_shape)
+
+
+def chain_operator(modules: Iterable[nn.Module], input_shape: tuple[int, ...]) -> LinearOperator:
+    """The linear part of layers applied one after another to one input of `input_shape` (no batch dimension).
+
+        A = A_L ... A_2 A_1
+
+    Taken are the layers of `layer_operator` (without bias), BatchNorm1d-3d in eval mode with running statistics (the
+    diagonal of gamma / sqrt(running_var + eps), one for each channel; its shift is a bias), AvgPool and
+    AdaptiveAvgPool, Flatten, Identity, Dropout in eval mode, and nn.Sequential of these. So
+    `operator_norm(chain_operator([conv, norm], shape))` is the norm of a convolution with its BatchNorm folded in.
+    Weights and statistics are read once, now.
+
+    Raises UnsupportedLayer, by name, for any other layer and for BatchNorm or Dropout in train mode; ValueError for a
+    shape that a layer does not take, values that are not finite, and layers of different dtypes or devices.
+
+    Cost: no memory but the weights, and that of the layers for each action.
+
+    >>> doubling = nn.BatchNorm2d(1, eps=0.0).eval()
+    >>> doubling.running_var.fill_(0.25)
+    tensor([0.2500])
+    >>> operator = chain_operator([doubling, nn.AvgPool2d(2), nn.Flatten()], (1, 2, 2))
+    >>> operator.forward(torch.ones(1, 1, 2, 2))
+    tensor([[2.]])
+    """
+    steps: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = []
+    kinds: list[tuple[torch.dtype, torch.device]] = []
+
+    def append(layers: Iterable[nn.Module], shape: tuple[int, ...]) -> tuple[int, ...]:
+        for module in layers:
+            if isinstance(module, nn.Sequential) and _is(module, nn.Sequential):
+                shape = append(module, shape)
+            elif (free := _free_step(module, shape)) is not None:
+                shape = free[0]
+                steps.append(free[1:])
+            else:
+                operator = _weighted_step(module, shape)
+                shape = operator.output_shape
+                steps.append((operator.forward, operator.transpose))
+                kinds.append((operator.dtype, operator.device))
+        return shape
+
+    output_shape = append(modules, input_shape)
+    if len(set(kinds)) > 1:
+        found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
+        raise ValueError(f"the layers are of different dtypes or devices: {found}")
+    dtype, device = kinds[0] if kinds else (torch.float32, torch.device("cpu"))
+
+    def forward(x: Tensor) -> Tensor:
+        for apply, _ in steps:
+            x = apply(x)
+        return x
+
+    def transpose(y: Tensor) -> Tensor:
+        for _, apply in reversed(steps):
+            y = apply(y)
+        return y
+
+    return LinearOperator(input_shape, output_shape, forward, transpose, dtype, device)
+
+
+def lipschitz_bound(layers: Iterable[LinearOperator | float]) -> float:
+    """The product of the layers' operator norms: an upper bound on the norm of the chain, and of a network of these
+    layers with activations of slope at most one between them.
+
+        ||A_L ... A_1|| <= prod_l ||A_l||
+
+    A layer is given by its operator, whose norm is then taken by `operator_norm` (from below, to its rtol of 1e-4), or
+    by its norm. Equality holds where the leading singular vectors of neighbours meet, as for orthogonal layers.
+
+    Raises ValueError for a norm that is negative or not finite, and as `operator_norm` does.
+
+    >>> lipschitz_bound([2.0, 0.5, 3.0])
+    3.0
+    """
+    norms = [operator_norm(layer).value if isinstance(layer, LinearOperator) else float(layer) for layer in layers]
+    if not all(0 <= norm < math.inf for norm in norms):
+        raise ValueError("norms must be finite and not negative")
+    # prod_l ||A_l||
+    return math.prod(norms, start=1.0)

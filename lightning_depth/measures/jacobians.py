@@ -1,0 +1,281 @@
+"""Local operator norm: the largest singular value of the input-output Jacobian of a network at given inputs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Num
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.backends import mha
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lightning_depth.measures.precision import full_float32
+
+
+class JacobianNorms(NamedTuple):
+    """What `jacobian_norm` found, one row for each of n inputs.
+
+    Attributes:
+        values: n, float64, estimates of sigma_1(J_i), never above it but for round-off.
+        residuals: n, float64, ||J^T u - value v|| / value, where J v = value u and u, v have unit norm; a singular
+            value of J_i lies within the fraction residual / 2 of the value. 0 for a Jacobian written out.
+        iterations: Lanczos steps of the slowest input, each one J v and one J^T u; 0 for a Jacobian written out.
+        vectors: (n, *input_shape), the right singular vectors v, also what to start from when the network has changed
+            a little; zero may stand for any direction where J_i = 0.
+    """
+
+    values: Tensor
+    residuals: Tensor
+    iterations: int
+    vectors: Tensor
+
+
+# How often the Lanczos recurrence stops to look at its bidiagonals.
+_LOOK_EVERY = 4
+# Length of the random direction beside a warm start of length one.
+_NOISE = 0.3
+# J and J^T are the same matrix: how far <v, J^T u> may be from <J v, u>, as a fraction of ||J||.
+_DISAGREEMENT = 1e-3
+
+
+@contextmanager
+def _differentiable(device: torch.device) -> Iterator[None]:
+    """Derivatives of both modes in full precision in any caller's context; fused attention has no forward mode."""
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            full_float32(),
+        ):
+            yield
+    finally:
+        mha.set_fastpath_enabled(fused)
+
+
+class _Jacobians:
+    """The Jacobians J_1 .. J_n of `function` at n inputs, known by their action; rows are flattened samples."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+        self.function = function
+        self.inputs = inputs.detach().clone().requires_grad_()
+        self.outputs = function(self.inputs.clone())  # the function may write into its argument
+        n = len(inputs)
+        if self.outputs.ndim == 0 or len(self.outputs) != n or not self.outputs.numel():
+            raise ValueError(
+                f"the function returned shape {tuple(self.outputs.shape)}, not a row for each of {n} inputs"
+            )
+        if self.outputs.dtype != inputs.dtype:
+            raise ValueError(f"the function returned {self.outputs.dtype} for inputs of {inputs.dtype}")
+        if not self.outputs.isfinite().all():
+            raise ValueError("the function's outputs are not finite")
+        if not self.outputs.requires_grad:
+            raise ValueError("the function is not differentiable: its output has no derivative in its input")
+        self.rows, self.columns = self.outputs[0].numel(), self.inputs[0].numel()
+        self._pullback: tuple[Tensor, Tensor] | None = None
+        self._check_independence()
+
+    def _check_independence(self) -> None:
+        u = torch.zeros_like(self.outputs)
+        u[0] = torch.linspace(1, 2, self.rows, dtype=u.dtype, device=u.device).view_as(u[0])
+        image = self.transpose(u)
+        if not image.isfinite().all():
+            raise ValueError("the function's derivative is not finite")
+        if image[1:].any():
+            raise ValueError("the samples of the batch depend on each other (BatchNorm in train mode?)")
+
+    def transpose(self, u: Tensor) -> Tensor:
+        """J_i^T u_i for each row, from the one graph that is kept."""
+        (v,) = torch.autograd.grad(
+            self.outputs, self.inputs, u.view_as(self.outputs), retain_graph=True, allow_unused=True
+        )
+        if v is None:
+            raise ValueError("the function is not differentiable: its output has no derivative in its input")
+        return v.reshape(len(u), -1)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """J_i v_i for each row: forward mode, or where an operator has none, the derivative of J^T u in u."""
+        if self._pullback is None:
+            # The function may write into its argument and its tangent.
+            x, tangent = self.inputs.detach().clone(), v.view_as(self.inputs).clone()
+            try:
+                with torch.no_grad(), forward_ad.dual_level():
+                    dual = self.function(forward_ad.make_dual(x, tangent))  # type: ignore[no-untyped-call]
+                    image = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]
+                return (
+                    torch.zeros_like(self.outputs).reshape(len(v), -1) if image is None else image.reshape(len(v), -1)
+                )
+            except NotImplementedError:
+                u = torch.zeros_like(self.outputs, requires_grad=True)
+                (image,) = torch.autograd.grad(self.outputs, self.inputs, u, create_graph=True)
+                self._pullback = u, image
+        u, image = self._pullback
+        # J v = d <J^T u, v> / du, J^T u being linear in u
+        (w,) = torch.autograd.grad(image, u, v.view_as(self.inputs), retain_graph=True)
+        return w.reshape(len(v), -1)
+
+
+def _split(w: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm and direction of each row, both zero where it is round-off beside `scale`: its Krylov space is exhausted."""
+    norm = torch.linalg.vector_norm(w, dim=1)
+    counts = ~(norm <= 100 * torch.finfo(w.dtype).eps * scale)  # true for NaN too, which must not pass for zero
+    return torch.where(counts, norm, 0.0), torch.where(
+        counts[:, None], w / torch.where(counts, norm, 1.0)[:, None], 0.0
+    )
+
+
+def _start(inputs: Tensor, start: Tensor | None) -> Tensor:
+    """The first Lanczos vectors, of unit norm: one random direction for all samples, beside `start` if there is one."""
+    generator = torch.Generator().manual_seed(0)
+    random: Tensor = torch.randn(1, inputs[0].numel(), generator=generator).to(inputs)
+    random = (random / torch.linalg.vector_norm(random)).expand(len(inputs), -1)
+    if start is None:
+        return random
+    if start.shape != inputs.shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, the inputs {tuple(inputs.shape)}")
+    if not start.isfinite().all():
+        raise ValueError("start is not finite")
+    _, warm = _split(start.detach().to(inputs).reshape(len(inputs), -1), random.new_zeros(len(inputs)))
+    _, mixed = _split(warm + _NOISE * random, random.new_zeros(len(inputs)))
+    return mixed
+
+
+def _written_out(jacobian: _Jacobians) -> tuple[Tensor, Tensor]:
+    """Values and right vectors from the Gram matrices of the smaller side, in float64."""
+    m, d = jacobian.rows, jacobian.columns
+    apply, side = (jacobian.transpose, m) if m <= d else (jacobian.forward, d)
+    n = len(jacobian.inputs)
+    rows = torch.empty(n, side, max(m, d), dtype=torch.float64, device=jacobian.inputs.device)
+    for i in range(side):
+        unit = torch.zeros(n, side, dtype=jacobian.inputs.dtype, device=jacobian.inputs.device)
+        unit[:, i] = 1
+        rows[:, i] = apply(unit)
+    if not rows.isfinite().all():
+        raise ValueError("the function's derivative is not finite")
+    # sigma_1^2 is the largest eigenvalue of J J^T, or of J^T J
+    squares, left = torch.linalg.eigh(rows @ rows.mT)
+    top = left[..., -1]
+    vectors = torch.nn.functional.normalize((top[:, None] @ rows)[:, 0], dim=1) if m <= d else top
+    return squares[:, -1].clamp_min(0).sqrt(), vectors
+
+
+def _lanczos(jacobian: _Jacobians, v: Tensor, rtol: float, max_iterations: int) -> tuple[Tensor, Tensor, int, Tensor]:
+    """Values, residuals, steps and right vectors; a sample's answer is taken when it converges, and then left alone."""
+    n = len(v)
+    # B is complete after d steps, or m and one more that ends in alpha = 0.
+    limit = min(max_iterations, jacobian.columns, jacobian.rows + 1)
+    values, residuals = torch.zeros(2, n, dtype=torch.float64)
+    vectors = torch.zeros_like(v)
+    running = torch.ones(n, dtype=torch.bool)
+    basis = v.new_empty(n, limit, jacobian.columns)
+    u = v.new_zeros(n, jacobian.rows)
+    alphas: list[Tensor] = []
+    betas: list[Tensor] = []
+    scale = beta = disagreement = v.new_zeros(n)
+    for k in range(1, limit + 1):
+        basis[:, k - 1] = v
+        # alpha_k u_k = J v_k - beta_{k-1} u_{k-1}
+        alpha, u = _split(jacobian.forward(v) - beta[:, None] * u, scale)
+        # beta_k v_{k+1} = J^T u_k - alpha_k v_k, orthogonal to every earlier v
+        w = jacobian.transpose(u)
+        scale = torch.maximum(scale, torch.linalg.vector_norm(w, dim=1))
+        disagreement = torch.maximum(disagreement, ((w * v).sum(1) - alpha).abs())
+        w = w - alpha[:, None] * v
+        seen = basis[:, :k]
+        beta, v = _split(w - ((seen @ w[..., None]).mT @ seen)[:, 0], scale)
+        alphas.append(alpha)
+        betas.append(beta)
+        if k % _LOOK_EVERY and k < limit:
+            continue
+        if not (torch.stack(alphas + betas).isfinite().all() and scale.isfinite().all()):
+            raise ValueError("the function's derivative is not finite")
+        if (disagreement > _DISAGREEMENT * scale).any():
+            raise ValueError("the function's derivatives disagree: is it the same at each call (no dropout)?")
+        indices = running.nonzero().squeeze(1)
+        a, b = (torch.stack(list).double().cpu().mT[indices] for list in (alphas, betas))
+        left, theta, right = torch.linalg.svd(torch.diag_embed(a) + torch.diag_embed(b[:, :-1], 1))
+        value = theta[:, 0]
+        # With v = V q and u = U p: J v = theta u and J^T u = theta v + beta_k p_k v_{k+1}.
+        residual = b[:, -1] * left[:, -1, 0].abs() / torch.where(value > 0, value, 1.0)
+        done = (residual <= 2 * rtol) | (k == limit)
+        for i, coefficients in zip(indices[done].tolist(), right[done, 0].to(v), strict=True):
+            vectors[i] = coefficients @ basis[i, :k]
+        values[indices[done]], residuals[indices[done]] = value[done], residual[done]
+        running[indices[done]] = False
+        if not running.any():
+            break
+    return values.to(v.device), residuals.to(v.device), k, vectors
+
+
+def jacobian_norm(
+    function: Callable[[Tensor], Tensor],
+    inputs: Num[Tensor, "n ..."],
+    rtol: float = 1e-3,
+    max_iterations: int = 100,
+    start: Num[Tensor, "n ..."] | None = None,
+    dense_limit: int = 16,
+    max_bytes: int = 2**30,
+) -> JacobianNorms:
+    r"""The largest singular value of the Jacobian of `function` at each of n inputs: its local operator norm.
+
+        value_i = sigma_1(J_i),   J_i = d f(x_i) / d x_i,   an m x d matrix for d inputs and m outputs
+
+    `function` takes (b, ...) to (b, ...) for any b, each row of the result depending on the same row of the argument
+    alone: a network in eval mode. For a piecewise linear network J_i is the linear map that holds around x_i.
+
+    Golub-Kahan-Lanczos bidiagonalisation, as in `operator_norm`, for all samples in one batch, whose Jacobian is block
+    diagonal; J itself is never formed. J^T u goes back through one graph that is kept; J v is forward-mode
+    differentiation, or where an operator has none, the derivative of J^T u in u (two backward passes make a forward
+    one). A sample is finished at a relative residual of 2 rtol, and its answer is then left as it is, so that it does
+    not depend on the samples beside it. One that is not finished after `max_iterations` steps is returned as it
+    stands: see its residual. Where m or d is at most `dense_limit`, J is written out instead and the values are exact.
+
+    The start is random with a fixed seed, the same for every sample; torch's global generator is not used. `start`
+    (the last call's `vectors`) takes fewer steps; a random direction of 0.3 of its length stands beside it. The
+    gradients and flags of parameters, and the grad mode, are left alone. Fused attention is off inside, for it has no
+    forward mode.
+
+    Raises ValueError for inputs that are not float32 or float64, or not finite; outputs or derivatives that are not
+    finite; a function without derivative in its input, whose samples depend on each other, or which is not the same at
+    each call; `start` of another shape or not finite. Where an operator has neither a forward-mode nor a second
+    derivative, torch's own error is raised.
+
+    Cost: one forward-mode pass (about 3 forward passes) and one backward pass a step, or min(m, d) backward passes
+    where that is at most `dense_limit`. Memory: the graph and k vectors of d numbers a sample, for at most
+    k = `max_iterations` steps; samples are taken in chunks for which the vectors (not the graph) fit into `max_bytes`.
+
+    >>> x = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    >>> jacobian_norm(lambda x: x * x, x).values  # J = diag(2 x)
+    tensor([4., 0.], dtype=torch.float64)
+    """
+    if inputs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"inputs are {inputs.dtype}: a Jacobian needs float32 or float64")
+    if not inputs.numel():
+        raise ValueError(f"inputs have shape {tuple(inputs.shape)}: there is nothing to differentiate in")
+    if not inputs.isfinite().all():
+        raise ValueError("inputs are not finite")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}, at least one is needed")
+    d = inputs[0].numel()
+    bytes_each = d * max(min(max_iterations, d) * inputs.element_size(), min(dense_limit, d) * 8)
+    chunk = max(1, max_bytes // bytes_each)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    iterations = 0
+    with _differentiable(inputs.device):
+        first = _start(inputs, start)
+        for x, v in zip(torch.split(inputs, chunk), torch.split(first, chunk), strict=True):
+            jacobian = _Jacobians(function, x)
+            if min(jacobian.rows, jacobian.columns) <= dense_limit:
+                values, vectors = _written_out(jacobian)
+                residuals, steps = torch.zeros_like(values), 0
+            else:
+                values, residuals, steps, vectors = _lanczos(jacobian, v, rtol, max_iterations)
+            parts.append((values, residuals, vectors.to(inputs.dtype)))
+            iterations = max(iterations, steps)
+    values, residuals, vectors = (torch.cat(part) for part in zip(*parts, strict=True))
+    return JacobianNorms(values, residuals, iterations, vectors.view(inputs.shape))
