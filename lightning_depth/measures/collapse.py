@@ -144,6 +144,19 @@ def _block_rows(h: Tensor) -> int:
     return max(1, numbers // max(1, h[0].numel()))
 
 
+def check_batch(
+    h: Float[Tensor, "n ..."], y: Int[Tensor, "n"], feature_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Raise ValueError unless each sample of h has `feature_shape` and each label lies in 0 ... num_classes - 1.
+
+    >>> check_batch(torch.ones(2, 3), torch.tensor([0, 1]), (3,), num_classes=2)
+    """
+    if tuple(h.shape[1:]) != feature_shape:
+        raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {feature_shape}")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(f"labels must lie in 0 ... {num_classes - 1}")
+
+
 class CollapseClassifier(Metric):
     r"""The correlation-vote classifier on the representations of one layer (zhang2019 section 3.4), streamed.
 
@@ -154,9 +167,11 @@ class CollapseClassifier(Metric):
     [0, 1]. The predictions are those of `vote_predictions_nxn`, in float64 and to the last one, at
     O((n + N) d classes) time and O(classes d) memory.
 
-    Votes are divided by the total N, as the definition says, so a larger class has larger votes. `balanced` divides the
-    votes of each class by its own count: another definition, in which a class without training samples has vote zero.
-    Ties, the all-zero vote included, count as the expected error of a random choice among the tied (`expected_errors`).
+    Votes are divided by the total N, as the definition says, so a larger class has larger votes. `compute_balanced`
+    gives the error where the votes of each class are divided by its own count: another definition, in which a class
+    without training samples has vote zero. One pass serves both, with the same prototypes and the same inner products,
+    which are nearly all of the cost. `balanced` makes the second definition the answer of `compute`. Ties, the all-zero
+    vote included, count as the expected error of a random choice among the tied (`expected_errors`).
 
     Under torch.distributed the prototypes must be complete before the test split is streamed: call `sync_prototypes`
     between the two; `update` raises RuntimeError if it was forgotten. `compute` then sums over ranks by itself.
@@ -167,7 +182,7 @@ class CollapseClassifier(Metric):
         num_classes: number of classes C; labels are 0 ... C - 1.
         feature_shape: shape of one representation.
         centred: Pearson correlation over the entries if true, else cosine.
-        balanced: divide votes by class counts, not by N.
+        balanced: `compute` divides votes by class counts, not by N.
         kwargs: torchmetrics.Metric's.
 
     Raises ValueError for NaN or infinity, another shape than `feature_shape`, or a label out of range; RuntimeError if
@@ -177,6 +192,8 @@ class CollapseClassifier(Metric):
     >>> metric.update_prototypes(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1]))
     >>> metric.update(torch.tensor([[2.0, 1.0, 0.0], [5.0, 5.0, 5.0]]), torch.tensor([0, 0]))
     >>> metric.compute()  # right, and a tie of two
+    tensor(0.2500, dtype=torch.float64)
+    >>> metric.compute_balanced()  # the same where the classes have equally many training samples
     tensor(0.2500, dtype=torch.float64)
     """
 
@@ -208,15 +225,10 @@ class CollapseClassifier(Metric):
         self.add_state("prototypes", prototypes, dist_reduce_fx="sum")
         self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
-        self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        # Of the votes divided by N and of the balanced ones, in this order.
+        self.add_state("errors", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("zero_rows", torch.tensor(0), dist_reduce_fx="sum")
-
-    def _check(self, h: Tensor, y: Tensor) -> None:
-        if tuple(h.shape[1:]) != self.feature_shape:
-            raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {self.feature_shape}")
-        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:
-            raise ValueError(f"labels must lie in 0 ... {self.num_classes - 1}")
 
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
@@ -224,7 +236,7 @@ class CollapseClassifier(Metric):
 
         Raises RuntimeError after `sync_prototypes`: they would be counted once for each rank.
         """
-        self._check(h, y)
+        check_batch(h, y, self.feature_shape, self.num_classes)
         if self.synced:
             raise RuntimeError("the prototypes are already summed over ranks; reset() before another training split")
         if not len(h):
@@ -244,7 +256,7 @@ class CollapseClassifier(Metric):
 
     def sync_prototypes(self) -> None:
         """Sum the prototypes over all ranks, once; every rank must call it. Without torch.distributed a no-op."""
-        if self.synced or not _is_distributed():
+        if self.synced or not is_distributed():
             return
         torch.distributed.all_reduce(self.prototypes)
         torch.distributed.all_reduce(self.class_counts)
@@ -253,8 +265,8 @@ class CollapseClassifier(Metric):
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
         """Classify a batch of the test split and count its errors."""
-        self._check(h, y)
-        if _is_distributed() and not self.synced:
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        if is_distributed() and not self.synced:
             raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
         if not self.class_counts.any():
             raise RuntimeError("no training sample was given to update_prototypes()")
@@ -263,51 +275,66 @@ class CollapseClassifier(Metric):
         self.samples += len(h)
         if h.dtype == torch.float32 and self.num_classes > 1:
             winners, certain = self._screen(h)
-            self.errors += (certain & (winners != y)).sum()
+            self.errors += (certain & (winners != y)).sum(1)
             h, y = h[~certain], y[~certain]
         if len(h):
-            self.errors += expected_errors(predictions(self._mean_votes(h)), y).sum()
+            self.errors += torch.stack([expected_errors(predictions(v), y).sum() for v in self._mean_votes(h)])
+
+    def _divisors(self) -> Tensor:
+        """What the votes of each class are divided by (2, classes): all N, and the balanced votes' class counts."""
+        return torch.stack([self.class_counts.sum().expand(self.num_classes), self.class_counts.clamp_min(1)])
 
     def _screen(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The class of the largest vote by float32 arithmetic, and whether float64 arithmetic would surely agree.
+        """The class of the largest vote (2, n) by float32 arithmetic, and where (n) float64 would surely agree on both.
 
         Votes need no normalised h: centred prototypes do not see its mean, and its norm scales all votes alike. The
         rounding error of an inner product of d numbers exceeds 10 sqrt(d) u ||h|| ||P||, u = 2^-24, with probability
-        below 1e-20 (Higham and Mary 2019, Theorem 2.4 with lambda = 10); rounding P adds u ||h|| ||P||. What is not
-        certain by that bound is left to float64: ties, zero rows, NaN.
+        below 1e-20 (Higham and Mary 2019, Theorem 2.4 with lambda = 10); rounding P, rounding the divisor and dividing
+        add u ||h|| ||P|| each. What is not certain by that bound is left to float64: ties, zero rows, NaN.
         """
         order = _in_memory_order(h)
         rows = h.permute(0, *order).flatten(1)
         prototypes = self.prototypes.permute(0, *order).flatten(1)
-        if self.balanced:
-            prototypes = prototypes / self.class_counts.clamp_min(1)[:, None]
+        divisors = self._divisors()
         with full_float32():
-            top = (rows @ prototypes.float().mT).topk(2, dim=1)
+            sums = rows @ prototypes.float().mT
+        top = (sums / divisors[:, None].float()).topk(2, dim=2)
         norms = torch.linalg.vector_norm(rows, dim=1).double()
-        rounding = 2 * (10 * rows.shape[1] ** 0.5 + 1) * 2**-24 * torch.linalg.vector_norm(prototypes, dim=1).max()
-        tie = TIE * (1 if self.balanced else self.class_counts.sum())
-        certain = (top.values[:, 0] - top.values[:, 1]).double() > norms * (rounding + tie)
-        return top.indices[:, 0], certain
+        longest = (torch.linalg.vector_norm(prototypes, dim=1) / divisors).amax(1, keepdim=True)
+        rounding = 2 * (10 * rows.shape[1] ** 0.5 + 3) * 2**-24 * longest
+        certain = (top.values[..., 0] - top.values[..., 1]).double() > norms * (rounding + TIE)
+        return top.indices[..., 0], certain.all(0)
 
     def _mean_votes(self, h: Tensor) -> Tensor:
-        """The mean votes (n, classes) by the definition, in float64."""
+        """The mean votes (2, n, classes) by both definitions, in float64."""
         order = _in_memory_order(h)
         prototypes = self.prototypes.permute(0, *order).flatten(1)
-        counts = self.class_counts.clamp_min(1) if self.balanced else self.class_counts.sum()
-        mean_votes = []
+        sums = []
         for block in torch.split(h.permute(0, *order), _block_rows(h)):
             rows, scale = _directions(block, self.centred)
-            mean_votes.append(votes(rows, prototypes) * scale[:, None] / counts)
+            sums.append(votes(rows, prototypes) * scale[:, None])
             self.zero_rows += (scale == 0).sum()
-        return torch.cat(mean_votes)
+        return torch.cat(sums) / self._divisors()[:, None]
 
     def compute(self) -> Float[Tensor, ""]:
         """Error in [0, 1] over all test samples of all ranks."""
-        if not self.samples:
+        return self._error(self.errors[int(self.balanced)], self.samples)
+
+    def compute_balanced(self) -> Float[Tensor, ""]:
+        """Error in [0, 1] of the balanced votes over all test samples of all ranks; every rank must call it."""
+        errors, samples = self.errors[1].clone(), self.samples.clone()
+        if is_distributed():
+            torch.distributed.all_reduce(errors)
+            torch.distributed.all_reduce(samples)
+        return self._error(errors, samples)
+
+    def _error(self, errors: Tensor, samples: Tensor) -> Tensor:
+        if not samples:
             raise RuntimeError("no test sample was given to update()")
-        return self.errors / self.samples
+        return errors / samples
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether torch.distributed runs with more than one process."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from lightning_depth.measures.precision import full_float32
 
 
+class NotLinear(ValueError):
+    """A network that is no affine map."""
+
+
 class LinearMap(NamedTuple):
     """The affine map x -> matrix x + offset on flattened tensors.
 
@@ -41,7 +45,8 @@ def linear_operator(
     `network.double()` for float64. Afterwards f(x) = A x + f(0) is checked at random points of four lengths, to
     round-off; torch's global generator is not used.
 
-    Raises ValueError for a network that is not linear, not in float32 or float64, or returns NaN or infinity, and for
+    Raises NotLinear, a ValueError, for a network that is not linear (a coarse test beforehand spares most of them the
+    forward passes); ValueError for one that is not in float32 or float64, or returns NaN or infinity, and for
     a matrix of more than `max_bytes`.
 
     Cost: n forward passes in batches of `chunk`; m n numbers.
@@ -69,6 +74,10 @@ def linear_operator(
         size = offset.numel() * n * offset.element_size()
         if size > max_bytes:
             raise ValueError(f"the {offset.numel()} x {n} matrix takes {size} bytes, more than max_bytes = {max_bytes}")
+        probe = torch.randn(1, n, generator=torch.Generator().manual_seed(1)).to(example)
+        once, twice = apply(probe)[0] - offset, apply(2 * probe)[0] - offset
+        if torch.linalg.vector_norm(twice - 2 * once) > 1e-2 * torch.linalg.vector_norm(twice):
+            raise NotLinear(f"not linear: {type(network).__name__} does not double its output with its input")
         matrix = offset.new_empty(offset.numel(), n)
         for first in range(0, n, chunk):
             last = min(first + chunk, n)
@@ -85,7 +94,7 @@ def linear_operator(
     expected = scales[:, 0].to(example) * (torch.linalg.vector_norm(matrix) + math.sqrt(n) * length) + length
     if (errors > _ROUND_OFF * torch.finfo(matrix.dtype).eps * expected).any():
         worst = float((errors / torch.linalg.vector_norm(found, dim=1)).nan_to_num(math.inf).max())
-        raise ValueError(
+        raise NotLinear(
             f"not linear: {type(network).__name__} is off its own matrix by {worst:.2g} of its output at random points "
             "(BatchNorm and Dropout belong in eval mode)"
         )

@@ -175,7 +175,13 @@ def _rank(rank: int, port: int, folder: str) -> None:
     metric.sync_prototypes()  # once is enough, twice does no harm
     metric.update(test[0][rank::2], test[1][rank::2])
     error = metric.compute()
-    torch.save({"error": error, "prototypes": metric.prototypes, "refused": refused}, os.path.join(folder, str(rank)))
+    answer = {
+        "error": error,
+        "balanced": metric.compute_balanced(),
+        "prototypes": metric.prototypes,
+        "refused": refused,
+    }
+    torch.save(answer, os.path.join(folder, str(rank)))
     torch.distributed.destroy_process_group()
 
 
@@ -190,3 +196,29 @@ def test_two_ranks_give_the_answer_of_one(tmp_path) -> None:  # type: ignore[no-
         assert answer["refused"]
         torch.testing.assert_close(answer["prototypes"], whole.prototypes, rtol=0, atol=1e-13)
         assert float(answer["error"]) == pytest.approx(float(whole.compute()), abs=1e-12)
+        assert float(answer["balanced"]) == pytest.approx(float(whole.compute_balanced()), abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 999), n=st.integers(1, 40), batch=st.integers(1, 41), balanced=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_one_pass_gives_the_errors_of_both_definitions(
+    seed: int, n: int, batch: int, balanced: bool, dtype: torch.dtype
+) -> None:
+    (h, y), (x, t) = split(n, (3, 2), 3, seed), split(25, (3, 2), 3, seed + 1)
+    metric = streamed((h.to(dtype), y), (x.to(dtype), t), batch, balanced=balanced)
+    expected = [vote_predictions_nxn(x.to(dtype), h.to(dtype), y, 3, balanced=b) for b in (balanced, True)]
+    for error, predicted in zip((metric.compute(), metric.compute_balanced()), expected, strict=True):
+        assert float(error) == pytest.approx(float(expected_errors(predicted, t).mean()), abs=1e-12)
+
+
+def test_the_two_errors_of_one_pass_differ_where_classes_do_in_size() -> None:
+    h = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [1.0, 0.0, 0.1], [0.0, 1.0, 0.0]])
+    x, t = torch.tensor([[0.6, 0.9, 0.0], [0.9, 0.1, 0.0]]), torch.tensor([1, 1])
+    metric = streamed((h, torch.tensor([0, 0, 0, 1])), (x, t), 9, centred=False)
+    assert metric.compute() == 1
+    assert metric.compute_balanced() == 0.5
+    with pytest.raises(RuntimeError, match="no test sample"):
+        CollapseClassifier(3, (5,)).compute_balanced()

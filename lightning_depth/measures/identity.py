@@ -1,0 +1,143 @@
+"""Identity or constant: what a network trained on one example has learned (zhang2019 sections 3.3-3.4, Appendix I)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from lightning_depth.measures.collapse import normalised
+
+# What is left of a noise vector after the example's direction is taken out, as a fraction of it, below which it is
+# round-off and has no direction of its own.
+_PARALLEL = 1e-10
+
+
+class IdentityAndConstant(NamedTuple):
+    """How close predictions are to the identity x -> x and to the constant map x -> e, each (n,), float64.
+
+    Attributes:
+        identity_correlation: cosine of the prediction with its input.
+        constant_correlation: cosine of the prediction with the training example e.
+        identity_mse: mean over entries of the squared difference to the input.
+        constant_mse: mean over entries of the squared difference to the training example.
+    """
+
+    identity_correlation: Tensor
+    constant_correlation: Tensor
+    identity_mse: Tensor
+    constant_mse: Tensor
+
+
+def at_correlation(
+    example: Num[Tensor, "..."], correlations: Float[Tensor, "n"], noise: Float[Tensor, "n ..."]
+) -> Float[Tensor, "n ..."]:
+    r"""Test inputs at a given correlation (cosine) to the training example, and of its norm (zhang2019 section 3.3).
+
+        x = ||e|| (rho e^ + sqrt(1 - rho^2) n^),   e^ = e / ||e||,   n^ = (n - <n, e^> e^) / ||n - <n, e^> e^||
+
+    At rho = 0 they are orthogonal to the example, at rho = 1 they are the example. Each correlation rho in [-1, 1] has
+    a noise of its own: repeat the correlations for several draws. The paper says "randomly sample the pixels" and no
+    more; `torch.randn(n, *example.shape, generator=generator)` makes n^ uniform on the sphere. The result is of the
+    example's dtype, computed in float64: cosine and norm are exact to the round-off of that dtype.
+
+    Raises ValueError for a zero example or one that is not floating-point, NaN or infinity, a correlation beyond
+    [-1, 1], another shape, or a noise that is zero or parallel to the example where |rho| < 1.
+    Cost: a few float64 copies of the noise.
+
+    >>> at_correlation(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.6]), torch.tensor([[1.0, 0.0], [2.0, 7.0]]))
+    tensor([[0., 5.],
+            [4., 3.]])
+    """
+    if not example.is_floating_point():
+        raise ValueError(f"the example is {example.dtype}, not floating-point")
+    if noise.shape != (len(correlations), *example.shape):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, not {(len(correlations), *example.shape)}")
+    rho = correlations.double()[:, None]
+    if not (rho.abs() <= 1).all():
+        raise ValueError("correlations must lie in [-1, 1]")
+    (unit,), is_zero = normalised(example[None], centred=False)
+    if is_zero:
+        raise ValueError("the example is zero: nothing has a correlation to it")
+    rest, no_noise = normalised(noise, centred=False)
+    for _ in range(2):  # the first subtraction leaves a component of round-off beside what may be a short rest
+        rest = rest - (rest @ unit)[:, None] * unit
+    length = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
+    parallel = no_noise[:, None] | (length <= _PARALLEL)
+    if (parallel & (rho.abs() < 1)).any():
+        raise ValueError("a noise is zero or parallel to the example")
+    # x = ||e|| (rho e^ + sqrt(1 - rho^2) n^)
+    norm = torch.linalg.vector_norm(example.double())
+    x: Tensor = norm * (rho * unit + ((1 - rho) * (1 + rho)).sqrt() * rest / torch.where(parallel, 1.0, length))
+    return x.view(noise.shape).to(example.dtype)
+
+
+def _per_sample(predictions: Tensor, reference: Tensor) -> Tensor:
+    """The reference with a batch axis: that of the predictions, or of length one."""
+    if reference.shape == predictions.shape:
+        return reference
+    if reference.shape == predictions.shape[1:]:
+        return reference[None]
+    raise ValueError(f"reference has shape {tuple(reference.shape)}, the predictions {tuple(predictions.shape)}")
+
+
+def cosine_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."]) -> Float[Tensor, "n"]:
+    r"""The correlation of each prediction with a reference (zhang2019 Figures 5 and 7), in [-1, 1], float64.
+
+        cos(f, r) = <f, r> / (||f|| ||r||)
+
+    It is the cosine, not centred: only so is a constant predictor at correlation rho to an input at correlation rho.
+    `reference` is one for all, of a prediction's shape, or one for each. A prediction or reference of zero norm
+    correlates with nothing: 0.
+
+    Raises ValueError for NaN, infinity or another shape. Cost: float64 copies of both.
+
+    >>> cosine_to(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([0.0, 2.0]))
+    tensor([0.8000, 0.0000], dtype=torch.float64)
+    """
+    reference = _per_sample(predictions, reference)
+    # <f^, r^>; round-off can pass 1
+    products = normalised(predictions, centred=False).rows * normalised(reference, centred=False).rows
+    cosines: Tensor = products.sum(1).clamp(-1, 1)
+    return cosines
+
+
+def mse_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."]) -> Float[Tensor, "n"]:
+    r"""The mean squared error of each prediction to a reference, ||f - r||^2 / d (zhang2019 Appendix I), float64.
+
+    `reference` is one for all, of a prediction's shape, or one for each; d is the number of entries.
+
+    Raises ValueError for NaN, infinity or another shape. Cost: a float64 copy.
+
+    >>> mse_to(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([0.0, 2.0]))
+    tensor([6.5000, 0.0000], dtype=torch.float64)
+    """
+    difference = predictions.double() - _per_sample(predictions, reference).double()
+    # ||f - r||^2 / d
+    error = difference.flatten(1).square().mean(1)
+    if not error.isfinite().all():
+        raise ValueError("predictions or reference are not finite")
+    return error
+
+
+def identity_and_constant(
+    predictions: Float[Tensor, "n ..."], inputs: Float[Tensor, "n ..."], example: Float[Tensor, "..."]
+) -> IdentityAndConstant:
+    r"""Predictions beside the two maps that fit one training example: the identity and the constant (zhang2019 3.3).
+
+    A constant predictor has identity correlation rho at inputs of correlation rho (`at_correlation`), and so has the
+    identity map to the constant; each has identity or constant mean squared error 2 ||e||^2 (1 - rho) / d there.
+
+    Raises ValueError for NaN, infinity or shapes that differ. Cost: that of `cosine_to` and `mse_to`, twice.
+
+    >>> example, inputs = torch.tensor([0.0, 5.0]), torch.tensor([[4.0, 3.0]])
+    >>> constant = identity_and_constant(example[None], inputs, example)
+    >>> [round(float(value), 6) for value in constant]
+    [0.6, 1.0, 10.0, 0.0]
+    """
+    return IdentityAndConstant(
+        cosine_to(predictions, inputs),
+        cosine_to(predictions, example),
+        mse_to(predictions, inputs),
+        mse_to(predictions, example),
+    )

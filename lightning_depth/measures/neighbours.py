@@ -1,0 +1,406 @@
+"""Errors of two classifiers by distance on representations: the nearest class mean and the k nearest neighbours."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_depth.measures.collapse import TIE, check_batch, expected_errors, is_distributed, normalised
+
+# Numbers of training samples that are held in float64 at once (16 MB).
+_BLOCK = 2**21
+
+
+def finite_rows(h: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+    """Representations flattened to rows, in float64. Raises ValueError for NaN or infinity.
+
+    >>> finite_rows(torch.ones(1, 2, 2))
+    tensor([[1., 1., 1., 1.]], dtype=torch.float64)
+    """
+    rows = h.flatten(1).double()
+    if not rows.isfinite().all():
+        raise ValueError("representations are not finite")
+    return rows
+
+
+def _lengths(x: Tensor, origin: Tensor) -> Tensor:
+    """The distances (2, n) of x from zero and from the origin."""
+    return torch.stack([x.norm(dim=1), (x - origin).norm(dim=1)])
+
+
+def _ties(x: Tensor, points: Tensor) -> Tensor:
+    """Squared distances from x (n) that differ by no more than this are equal but for round-off: TIE of their size."""
+    return TIE * (x + points.amax(1, keepdim=True)).prod(0)
+
+
+def nearest_mean_predictions(
+    h: Float[Tensor, "n ..."], means: Float[Tensor, "classes d"], seen: Bool[Tensor, "classes"]
+) -> Bool[Tensor, "n classes"]:
+    r"""The classes whose mean is nearest to each representation, in Euclidean distance; ties are kept.
+
+        argmin_c ||h - mu_c||^2 = argmax_c 2 <h - o, mu_c - o> - ||mu_c - o||^2,   o the mean of the mu_c
+
+    Taking o off first changes no distance and keeps digits where all representations lie close together. Two squared
+    distances are a tie where they differ by no more than `TIE` times their size before cancellation.
+
+    Args:
+        h: representations, flattened; d numbers each.
+        means: mu_c, float64.
+        seen: the classes that have a mean; the others are never predicted.
+
+    Raises ValueError for NaN or infinity, and where no class was seen. Cost O(n d classes), a float64 copy of h.
+
+    >>> means = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    >>> nearest_mean_predictions(torch.tensor([[0.5, 9.0], [1.0, 9.0]]), means, torch.tensor([True, True]))
+    tensor([[ True, False],
+            [ True,  True]])
+    """
+    if not seen.any():
+        raise ValueError("no class has a mean")
+    rows, points = finite_rows(h), means[seen]
+    origin = points.mean(0)
+    ties = _ties(_lengths(rows, origin), _lengths(points, origin))
+    rows, points = rows - origin, points - origin
+    # ||h - o||^2 - ||h - mu_c||^2
+    nearness = 2 * rows @ points.mT - points.square().sum(1)
+    predicted = torch.zeros(len(rows), len(means), dtype=torch.bool, device=rows.device)
+    predicted[:, seen] = nearness >= (nearness.amax(1) - ties)[:, None]
+    return predicted
+
+
+def nearest_mean_predictions_nxc(
+    test: Float[Tensor, "n ..."], train: Float[Tensor, "N ..."], y: Int[Tensor, "N"], num_classes: int
+) -> Bool[Tensor, "n classes"]:
+    """The nearest class mean by all n x classes differences: slow and obvious, n d classes numbers of memory.
+
+    >>> train, y = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1])
+    >>> nearest_mean_predictions_nxc(torch.tensor([[4.0], [6.0]]), train, y, num_classes=2)
+    tensor([[ True, False],
+            [False,  True]])
+    """
+    x, rows = finite_rows(test), finite_rows(train)
+    classes = torch.unique(y).tolist()
+    means = torch.stack([rows[y == c].mean(0) for c in classes])
+    squared = torch.full((len(x), num_classes), math.inf, dtype=torch.float64)
+    squared[:, classes] = (x[:, None] - means).square().sum(2)
+    ties = _ties(_lengths(x, means.mean(0)), _lengths(means, means.mean(0)))
+    return squared <= (squared.amin(1) + ties)[:, None]
+
+
+class NearestMeanClassifier(Metric):
+    r"""Error of the nearest class mean on the representations of one layer, streamed (nearest centroid).
+
+        error of  argmin_c ||h(x) - mu_c||,   mu_c = mean of h(x_j) over the training samples of class c
+
+    One pass over the training split (`update_prototypes`) sums the representations of each class, raw: neither centred
+    nor normalised; one pass over the test split (`update`) counts the errors; `compute` gives their mean, in [0, 1].
+    Time O((n + N) d classes), memory O(classes d), float64.
+
+    Ties count as the expected error of a random choice among the tied (`expected_errors`), so representations that do
+    not depend on x have the error of guessing. A class without training samples is never predicted.
+
+    Under torch.distributed call `sync_prototypes` between the two splits; `update` raises RuntimeError if it was
+    forgotten. `compute` then sums over ranks by itself.
+
+    Args:
+        num_classes: number of classes C; labels are 0 ... C - 1.
+        feature_shape: shape of one representation.
+        kwargs: torchmetrics.Metric's.
+
+    Raises ValueError for NaN or infinity, another shape than `feature_shape`, or a label out of range; RuntimeError if
+    `compute` comes before any test sample, or `update` before any training sample.
+
+    >>> metric = NearestMeanClassifier(num_classes=2, feature_shape=(2,))
+    >>> metric.update_prototypes(torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 0.0]]), torch.tensor([0, 0, 1]))
+    >>> metric.update(torch.tensor([[1.0, 5.0], [2.0, 5.0]]), torch.tensor([0, 0]))
+    >>> metric.compute()  # right, and a tie of two
+    tensor(0.2500, dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    class_sums: Tensor
+    class_counts: Tensor
+    synced: Tensor
+    errors: Tensor
+    samples: Tensor
+
+    def __init__(self, num_classes: int, feature_shape: tuple[int, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.feature_shape = feature_shape
+        class_sums = torch.zeros(num_classes, math.prod(feature_shape), dtype=torch.float64)
+        self.add_state("class_sums", class_sums, dist_reduce_fx="sum")
+        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
+        self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Add a batch of the training split to the class sums.
+
+        Raises RuntimeError after `sync_prototypes`: they would be counted once for each rank.
+        """
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        if self.synced:
+            raise RuntimeError("the class sums are already summed over ranks; reset() before another training split")
+        labels = torch.nn.functional.one_hot(y.long(), self.num_classes).double()
+        self.class_sums.addmm_(labels.mT, finite_rows(h))
+        self.class_counts += torch.bincount(y, minlength=self.num_classes)
+
+    def sync_prototypes(self) -> None:
+        """Sum the class sums over all ranks, once; every rank must call it. Without torch.distributed a no-op."""
+        if self.synced or not is_distributed():
+            return
+        torch.distributed.all_reduce(self.class_sums)
+        torch.distributed.all_reduce(self.class_counts)
+        self.synced.fill_(True)
+
+    @torch.no_grad()
+    def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Classify a batch of the test split and count its errors."""
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        if is_distributed() and not self.synced:
+            raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
+        if not self.class_counts.any():
+            raise RuntimeError("no training sample was given to update_prototypes()")
+        means = self.class_sums / self.class_counts.clamp_min(1)[:, None]
+        self.errors += expected_errors(nearest_mean_predictions(h, means, self.class_counts > 0), y).sum()
+        self.samples += len(h)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Error in [0, 1] over all test samples of all ranks."""
+        if not self.samples:
+            raise RuntimeError("no test sample was given to update()")
+        return self.errors / self.samples
+
+
+def _majority(nearness: Tensor, ties: Tensor, y: Tensor, num_classes: int, k: int) -> Tensor:
+    """The classes with the most votes among the training samples as near as the k-th nearest."""
+    if not 1 <= k <= len(y):
+        raise ValueError(f"k = {k} neighbours cannot be found among {len(y)} training samples")
+    voters = nearness >= nearness.topk(k, dim=1).values[:, -1:] - ties[:, None]
+    votes = voters.double() @ torch.nn.functional.one_hot(y.long(), num_classes).double()
+    return votes == votes.amax(1, keepdim=True)
+
+
+def neighbour_predictions(
+    test: Float[Tensor, "n ..."],
+    train: Float[Tensor, "N ..."],
+    y: Int[Tensor, "N"],
+    num_classes: int,
+    k: int,
+    cosine: bool = True,
+) -> Bool[Tensor, "n classes"]:
+    r"""The classes with the most members among the k nearest training samples of each test sample; ties are kept.
+
+    Near is a large cosine <h, z> / (||h|| ||z||), 0 where either is zero, or else a small ||h - z||, as
+
+        ||h - o||^2 - ||h - z||^2 = 2 <h - o, z - o> - ||z - o||^2,   o the mean of the training samples
+
+    Training samples as near as the k-th (cosines to `TIE`, squared distances to `TIE` times their size before
+    cancellation) vote too, so that the answer does not depend on the order of the training samples.
+
+    Raises ValueError for NaN or infinity, or k not in 1 ... N. Cost: n N d products in float64; n N numbers and a
+    float64 copy of `test` and of a block of `train` in memory.
+
+    >>> train, y = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+    >>> neighbour_predictions(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), train, y, num_classes=2, k=1)
+    tensor([[ True, False],
+            [False,  True]])
+    """
+    blocks = torch.split(train.flatten(1), max(1, _BLOCK // max(1, train[:1].numel())))
+    if cosine:
+        rows = normalised(test, centred=False).rows
+        nearness = torch.cat([rows @ normalised(block, centred=False).rows.mT for block in blocks], dim=1)
+        return _majority(nearness, nearness.new_full((len(rows),), TIE), y, num_classes, k)
+    rows, origin = finite_rows(test), train.flatten(1).mean(0, dtype=torch.float64)
+    parts, lengths, shifted = [], [], rows - origin
+    for block in blocks:
+        points = finite_rows(block)
+        lengths.append(_lengths(points, origin))
+        points = points - origin
+        # ||h - o||^2 - ||h - z||^2
+        parts.append(2 * shifted @ points.mT - points.square().sum(1))
+    ties = _ties(_lengths(rows, origin), torch.cat(lengths, dim=1))
+    return _majority(torch.cat(parts, dim=1), ties, y, num_classes, k)
+
+
+def neighbour_predictions_nxn(
+    test: Float[Tensor, "n ..."],
+    train: Float[Tensor, "N ..."],
+    y: Int[Tensor, "N"],
+    num_classes: int,
+    k: int,
+    cosine: bool = True,
+) -> Bool[Tensor, "n classes"]:
+    """`neighbour_predictions` pair by pair: slow and obvious, for tests.
+
+    >>> train, y = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1])
+    >>> neighbour_predictions_nxn(torch.tensor([[1.5]]), train, y, num_classes=2, k=2, cosine=False)
+    tensor([[True, True]])
+    """
+    x, rows = finite_rows(test), finite_rows(train)
+    predicted = []
+    for h in x:
+        if cosine:
+            distances = [-float(h @ z / (h.norm() * z.norm())) if h.any() and z.any() else 0.0 for z in rows]
+            tie = TIE
+        else:
+            distances = [float((h - z).square().sum()) for z in rows]
+            tie = float(_ties(_lengths(h[None], rows.mean(0)), _lengths(rows, rows.mean(0))))
+        furthest = sorted(distances)[k - 1] + tie
+        votes = [
+            sum(d <= furthest for d, c in zip(distances, y.tolist(), strict=True) if c == j) for j in range(num_classes)
+        ]
+        predicted.append([v == max(votes) for v in votes])
+    return torch.tensor(predicted)
+
+
+class NearestNeighbours(Metric):
+    r"""Error of k-nearest-neighbour classification on the representations of one layer.
+
+        error of  argmax_c |{j : y_j = c, x_j among the k nearest of x}|,   near by cosine or Euclidean distance
+
+    One pass over the training split (`update_prototypes`) keeps its representations, in their own dtype; one pass over
+    the test split (`update`) counts the errors of `neighbour_predictions`; `compute` gives their mean, in [0, 1]. Ties
+    between classes count as the expected error of a random choice (`expected_errors`), and training samples that tie
+    with the k-th nearest vote too. Time O(n N d).
+
+    The training representations take N d numbers on every rank. No exact answer needs less, so where they are larger
+    than `max_bytes` they are let go at once and `sync_prototypes`, or `update` if that was left out, raises ValueError:
+    on all ranks alike, for the limit is on their sum.
+
+    Call `sync_prototypes` between the two splits: under torch.distributed it gathers the representations of all ranks,
+    and `update` raises RuntimeError if it was forgotten. `compute` sums over ranks by itself. The representations are
+    no torchmetrics state: they stay out of its gathering and its checkpoints.
+
+    Args:
+        k: number of neighbours.
+        num_classes: number of classes C; labels are 0 ... C - 1.
+        feature_shape: shape of one representation.
+        cosine: near by cosine if true, else by Euclidean distance.
+        max_bytes: the largest size of all training representations together.
+        kwargs: torchmetrics.Metric's.
+
+    Raises ValueError for NaN or infinity, another shape than `feature_shape`, a label out of range, training
+    representations larger than `max_bytes`, or fewer training samples than k; RuntimeError if `compute` comes before
+    any test sample.
+
+    >>> metric = NearestNeighbours(k=1, num_classes=2, feature_shape=(2,))
+    >>> metric.update_prototypes(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    >>> metric.update(torch.tensor([[5.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0]))
+    >>> metric.compute()  # right, and a tie of two
+    tensor(0.2500, dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    synced: Tensor
+    errors: Tensor
+    samples: Tensor
+
+    def __init__(
+        self,
+        k: int,
+        num_classes: int,
+        feature_shape: tuple[int, ...],
+        cosine: bool = True,
+        max_bytes: int = 256 * 2**20,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        self.k = k
+        self.num_classes = num_classes
+        self.feature_shape = feature_shape
+        self.cosine = cosine
+        self.max_bytes = max_bytes
+        self._forget()
+        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
+        self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+
+    def _forget(self) -> None:
+        self.train_rows: list[Tensor] = []
+        self.train_labels: list[Tensor] = []
+        self.train_bytes = 0
+
+    def reset(self) -> None:
+        """Forget the training and the test split."""
+        super().reset()
+        self._forget()
+
+    @torch.no_grad()
+    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Keep a batch of the training split. Raises RuntimeError after `sync_prototypes`."""
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        if self.synced:
+            raise RuntimeError("the representations are already those of all ranks; reset() before another split")
+        if not h.isfinite().all():
+            raise ValueError("representations are not finite")
+        self.train_bytes += h.numel() * h.element_size()
+        if self.train_bytes <= self.max_bytes:
+            self.train_rows.append(h.flatten(1).clone())
+            self.train_labels.append(y.clone())
+        else:
+            self.train_rows, self.train_labels = [], []
+
+    def sync_prototypes(self) -> None:
+        """Gather the training representations of all ranks, once; every rank must call it.
+
+        Raises ValueError, on every rank, if together they are larger than `max_bytes`.
+        """
+        if self.synced or not is_distributed():
+            self._check_size()
+            return
+        width = math.prod(self.feature_shape)
+        rows = torch.cat(self.train_rows) if self.train_rows else torch.zeros(0, width, device=self.device)
+        labels = torch.cat(self.train_labels) if self.train_labels else torch.zeros(0, device=self.device).long()
+        # A rank without training samples learns the others' dtype.
+        kinds: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(kinds, (self.train_bytes, rows.dtype))
+        self.train_bytes = sum(size for size, _ in kinds)
+        self._check_size()
+        dtype = next((dtype for size, dtype in kinds if size), rows.dtype)
+        self.train_rows = [torch.cat(gather_all_tensors(rows.to(dtype)))]
+        self.train_labels = [torch.cat(gather_all_tensors(labels.long()))]
+        self.synced.fill_(True)
+
+    def _check_size(self) -> None:
+        if self.train_bytes > self.max_bytes:
+            raise ValueError(
+                f"the training representations take {self.train_bytes} bytes, more than the limit of {self.max_bytes}"
+            )
+
+    @torch.no_grad()
+    def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Classify a batch of the test split and count its errors."""
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        self._check_size()
+        if is_distributed() and not self.synced:
+            raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
+        if not self.train_rows:
+            raise RuntimeError("no training sample was given to update_prototypes()")
+        if len(self.train_rows) > 1:
+            self.train_rows, self.train_labels = [torch.cat(self.train_rows)], [torch.cat(self.train_labels)]
+        [rows], [labels] = self.train_rows, self.train_labels
+        predicted = neighbour_predictions(h.flatten(1), rows, labels, self.num_classes, self.k, self.cosine)
+        self.errors += expected_errors(predicted, y).sum()
+        self.samples += len(h)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Error in [0, 1] over all test samples of all ranks."""
+        if not self.samples:
+            raise RuntimeError("no test sample was given to update()")
+        return self.errors / self.samples
