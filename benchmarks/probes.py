@@ -10,11 +10,11 @@ from torch import nn
 import callbacks
 from benchmarks.measure import DEVICE, by_turns, now, seconds
 from benchmarks.throughput import BATCH, Noise, ours
+from lightning_depth.calls import trace
 from lightning_depth.measures.collapse import CollapseClassifier, vote_predictions_nxn
 from lightning_depth.measures.gram import GramSpectrum, cosine_gram
 from lightning_depth.measures.operators import dense_matrix, layer_operator, operator_norm
 from lightning_depth.models import ResNet
-from lightning_depth.calls import trace
 
 
 def cost_in_an_epoch(quick: bool) -> list[str]:

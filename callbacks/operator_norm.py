@@ -58,5 +58,8 @@ class OperatorNorm(AbstractProbe):
 
 
 def _has_kernel(call: Call) -> bool:
-    own = [p for p in call.module.parameters(recurse=False) if p.dim() >= 2]
-    return bool(own) or isinstance(call.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if isinstance(call.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return True  # also where a parametrisation owns the weight
+    own = {name for name, p in call.module.named_parameters(recurse=False) if p.dim() >= 2}
+    is_leaf = next(call.module.children(), None) is None  # others hold tokens and embeddings, which are no maps
+    return bool(own if is_leaf else own & {"weight", "in_proj_weight"})

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ class DepthCLI(LightningCLI):
 
     place: Place | None = None
     located: LightningDataModule | None = None
+    words: Sequence[str] = ()
+    """What is parsed: the command and its options."""
+    extra: Sequence[Callback] = ()
+    """Callbacks of the command's own."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where the run lives."""
@@ -94,7 +98,7 @@ class DepthCLI(LightningCLI):
         """Find the data, then the run's directory, then tell the loggers."""
         config = self.config[str(self.subcommand)]
         if config.run.name is None:
-            files = config_files(sys.argv[2:])
+            files = config_files(self.words[1:])
             config.run.name = files[0].stem if files else "run"
         checked_name(config.run.name)
         if config.get("ckpt_path") not in (None, "last", "best"):
@@ -232,6 +236,7 @@ class DepthCLI(LightningCLI):
         own: list[Callback] = [StepSeed(), FiniteLoss(), SameBuffers()]
         if config.trainer.enable_progress_bar is not False:
             own.append(RunProgress())
+        own.extend(self.extra)
         kwargs.setdefault("enable_model_summary", config.trainer.enable_model_summary or False)
         plugins = []
         if SLURMEnvironment.detect():
@@ -279,7 +284,7 @@ class DepthCLI(LightningCLI):
     def _provenance(self) -> dict[str, Any]:
         return {
             "command": "python main.py " + shlex.join(sys.argv[1:]),
-            "config": [str(path) for path in config_files(sys.argv[2:])],
+            "config": [str(path) for path in config_files(self.words[1:])],
             "seed": self.resolved["seed_everything"],
             "reduced": self.resolved["run"]["reduced"],
         }
@@ -290,16 +295,18 @@ def requeued() -> bool:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
 
 
-def run_trainer_command() -> None:
-    """Parse `sys.argv`, make everything, run the command."""
+def run_trainer_command(words: Sequence[str] | None = None, extra: Sequence[Callback] = ()) -> None:
+    """Parse `words` (default: those of the command line), make everything, run the command with `extra` callbacks."""
     hush()
     load_plugins()
     # Spectra are computed in float64, which Apple's GPUs lack.
     accelerator = "cpu" if torch.backends.mps.is_available() else "auto"
     try:
+        DepthCLI.words, DepthCLI.extra = words or sys.argv[1:], extra
         DepthCLI(
             LightningModule,
             LightningDataModule,
+            args=None if words is None else list(words),
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -350,6 +357,7 @@ def hush() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*args parameter is intended.*")
     warnings.filterwarnings("ignore", message=".*when logging on epoch level in distributed setting.*")
 
 

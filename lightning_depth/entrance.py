@@ -16,6 +16,7 @@ TRAINER_COMMANDS = {
 }
 # Commands that are no Trainer methods: name -> (module with main(arguments), what it does).
 OTHER_COMMANDS = {
+    "probe": ("lightning_depth.commands.probe", "look at a checkpoint, or at any network, with any probe"),
     "report": ("lightning_depth.commands.report", "draw the report of a run directory again"),
 }
 TOP_KEYS = frozenset(
@@ -80,6 +81,7 @@ commands:
   python main.py fit --config configs/resnet_depth.yaml --ckpt_path last         go on with a run that was broken off
   python main.py fit --config A.yaml --config configs/trainer/gpu.yaml           later files override earlier ones
   python main.py fit --config A.yaml --print_config                              what would run
+  python main.py probe --ckpt runs/NAME/checkpoints/last.ckpt --probe Spectrum   a table and a picture of one look
   python main.py fit --help                                                      every key of fit
   python main.py fit --model.help ResNet                                         every key of one class"""
 

@@ -34,16 +34,19 @@ class Reading(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An array that a probe read beside its numbers, for pictures.
+    """An array that says more than numbers do; its number of axes says how it is drawn.
 
-    One axis is a spectrum or profile, two are a matrix, three (images, height, width) a row of images.
+    Attributes:
+        layer: the layer that it is about, or empty.
+        key: what it is.
+        values: (k,), a spectrum or a profile; (m, n), a matrix; or (images, height, width), a row of images.
+        names: of the entries of the first axis, or none.
     """
 
-    epoch: int
-    probe: str
     layer: str
     key: str
     values: Tensor
+    names: Sequence[str] = ()
 
 
 class AbstractProbe(Callback, ABC):
@@ -109,8 +112,8 @@ class AbstractProbe(Callback, ABC):
     def measure(self) -> Iterable[tuple[str, str, float]]:
         """Yield (layer, key, value); the first key of a layer is the one that pictures show."""
 
-    def picture(self) -> Iterable[tuple[str, str, Tensor]]:
-        """Yield (layer, key, array) where an array says more than numbers do; called after `measure`."""
+    def draw(self) -> Iterable[Picture]:
+        """Yield arrays for pictures; called after `measure`."""
         return ()
 
     def is_due(self, epoch: int, last: bool) -> bool:
@@ -148,16 +151,17 @@ class AbstractProbe(Callback, ABC):
                 if default(Call(name, module, None, None)):
                     self.say_once(f"{name} ({type(module).__name__}) is never called as a module: no reading.")
             return [call for call in calls if default(call)]
-        found = [call for call in calls if self._is_named(call.name)]
+        found = [call for call in calls if self.is_named(call.name)]
         if not found:
-            never = [name for name in idle if self._is_named(name)]
+            never = [name for name in idle if self.is_named(name)]
             names = ", ".join(call.name for call in calls[:12])
             why = f"{', '.join(never[:3])} is never called" if never else f"the layers are {names}, …"
             raise Mistake(f"{type(self).__name__}: no layer matches {self.layers}; {why}")
         return found
 
-    def _is_named(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.layers or ())
+    def is_named(self, name: str) -> bool:
+        """Whether the layer filter lets `name` pass."""
+        return self.layers is None or any(fnmatchcase(name, pattern) for pattern in self.layers)
 
     def watched(self, calls: Sequence[Call], default: Callable[[Call], bool]) -> list[Call]:
         """As `chosen`, without the calls that do not map one row per sample to another, which a warning names."""
@@ -406,10 +410,10 @@ class _Pass:
         for probe in self.probes:
             with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
                 values = list(probe.measure())
-                arrays = list(probe.picture())
+                pictures = list(probe.draw())
             values.append(("", "seconds", self.seconds[probe]))
             probe.readings = [Reading(self.epoch, probe.name, *value) for value in values]
-            probe.pictures = [Picture(self.epoch, probe.name, *array) for array in arrays]
+            probe.pictures = pictures
             for reading in probe.readings:
                 name = "/".join(part for part in (reading.probe, reading.layer, reading.key) if part)
                 self.network.log(

@@ -32,7 +32,7 @@ ALLOWED = {
     "samples": {"mistakes"},
     "probes": {"calls", "mistakes", "samples", "undisturbed"},
     "figures": {"figures", "mistakes"},
-    "commands": {"commands", "figures", "mistakes", "runs"},
+    "commands": {"cli", "commands", "entrance", "figures", "mistakes", "models", "runs"},
     "runs": {"runs", "early", "figures", "mistakes", "probes", "seeds"},
 }
 

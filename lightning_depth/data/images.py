@@ -49,6 +49,7 @@ class AbstractImageData(LightningDataModule, ABC):
         samples_per_class: training images per class: the first so many of a permutation drawn from (seed, class name),
             so a smaller subset lies within a larger one. None: all.
         image_size: resize to image_size x image_size at load time (bilinear, antialiased). None: as they are.
+        rgb: give grey images three equal channels, for networks that want three.
         augment: "none", "crop" (random crops after black padding), or "crop_flip" (and horizontal flips, which make no
             sense for digits: left out on the fallback); training batches only.
         padding: black pixels on each side before cropping.
@@ -74,6 +75,7 @@ class AbstractImageData(LightningDataModule, ABC):
         classes: list[str | int] | None = None,
         samples_per_class: int | None = None,
         image_size: int | None = None,
+        rgb: bool = False,
         augment: Augmentation = "none",
         padding: int = 4,
         val_fraction: float = 0.0,
@@ -102,7 +104,7 @@ class AbstractImageData(LightningDataModule, ABC):
         if classes == []:
             raise Mistake("classes is empty: name at least one, or leave it out for all.")
         self.root, self.classes, self.samples_per_class = Path(root).expanduser(), classes, samples_per_class
-        self.image_size, self.augment, self.padding = image_size, augment, padding
+        self.image_size, self.rgb, self.augment, self.padding = image_size, rgb, augment, padding
         self.val_fraction, self.batch_size, self.eval_batch_size = val_fraction, batch_size, eval_batch_size
         self.seed, self.mean, self.std = seed, mean, std
         self._source: Source | None = None
@@ -301,7 +303,10 @@ class AbstractImageData(LightningDataModule, ABC):
     def _load(self, images: AbstractImages, indices: Int64[Tensor, " M"]) -> Loaded:
         renumbered = torch.full((len(images.class_names),), -1)
         renumbered[self._numbers] = torch.arange(len(self._numbers))
-        return Loaded(images.pixels(indices, self.image_size), renumbered[images.labels[indices]])
+        pixels = images.pixels(indices, self.image_size)
+        if self.rgb and pixels.shape[-1] == 1:
+            pixels = pixels.expand(-1, -1, -1, 3).contiguous()
+        return Loaded(pixels, renumbered[images.labels[indices]])
 
     def _divided(self, images: AbstractImages, number: int) -> tuple[Tensor, Tensor]:
         """The training and the held-out members of a class: the first and the last of one permutation of them."""
@@ -325,6 +330,8 @@ class AbstractImageData(LightningDataModule, ABC):
         else:
             mean, std = self.mean, self.std
         channels = images.shape[-1]
+        if self.rgb and len(mean) == len(std) == 1:
+            mean, std = mean * channels, std * channels
         if len(mean) != channels or len(std) != channels:
             raise Mistake(f"mean and std need {channels} numbers, one per channel, not {len(mean)} and {len(std)}.")
         if min(std) <= 0:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, inches_of
 from lightning_depth.figures.panels import Heatmap
 from lightning_depth.figures.scale import draw_log_ticks, is_wide
-from lightning_depth.figures.style import GAP, INK, QUIET
+from lightning_depth.figures.style import FAINT, GAP, INK, PROBE, QUIET
 from lightning_depth.figures.wording import reading_of, short_names, tick_label
 
 NAMED_ROWS = 24  # a heatmap names every layer up to here, and this many evenly spaced ones beyond
@@ -49,10 +49,24 @@ def draw_heatmap(page: Page, panel: Heatmap, left: float, top: float, slot: floa
     named = np.unique(np.linspace(0, rows - 1, min(rows, shown)).round()).astype(int)
     before = 0.42 + max(inches_of(names[row], 8.0) for row in named)
     numbers, bar = 0.55, 0.95
-    width = min(slot - before - numbers - bar, max(1.6, 0.9 * columns))
+    profile = columns == 1  # one look has no course over the epochs to be shown in colours
+    width = slot - before - numbers - 0.3 if profile else min(slot - before - numbers - bar, max(1.6, 0.9 * columns))
 
     ax = page.axes(left + before, top + TITLE, width, height, panel.name)
     draw_title(ax, panel.title, before, width, slot)
+    ax.set_yticks(named, [names[row] for row in named])
+    ax.tick_params(axis="x", length=3, labelsize=8.5)
+    ax.tick_params(axis="y", length=0, labelsize=8.0, labelcolor=INK)
+    ax.yaxis.set_label_coords((0.1 - before) / width, 0.5)
+    beside = ax.get_yaxis_transform()
+    for row in named:
+        ax.text(
+            1.0 + 0.07 / width, row, reading_of(panel, panel.values[row, -1]), transform=beside, va="center", size=8.0
+        )
+    if profile:
+        _draw_profile(ax, panel)
+        return
+    ax.set_ylabel("input  →  output", size=8.5, rotation=270)
     colours = _colours(panel)
     ax.set_facecolor(GAP)
     image = ax.imshow(
@@ -61,21 +75,10 @@ def draw_heatmap(page: Page, panel: Heatmap, left: float, top: float, slot: floa
     for row in range(1, rows if rows <= NAMED_ROWS else 0):
         ax.axhline(row - 0.5, color="white", linewidth=0.7)
     ax.spines[:].set_visible(False)
-    ax.tick_params(axis="x", length=3, labelsize=8.5)
-    ax.tick_params(axis="y", length=0, labelsize=8.0, labelcolor=INK)
-    ax.set_yticks(named, [names[row] for row in named])
     ticks = _epoch_ticks(panel.epochs, width)
     ax.set_xticks(ticks, [str(panel.epochs[tick]) for tick in ticks])
     regular = len(set(np.diff(panel.epochs))) <= 1
     ax.set_xlabel("epoch" if regular else "epoch (one column per reading)", size=9)
-    ax.set_ylabel("input  →  output", size=8.5, rotation=270)
-    ax.yaxis.set_label_coords((0.1 - before) / width, 0.5)
-
-    beside = ax.get_yaxis_transform()
-    for row in named:
-        ax.text(
-            1.0 + 0.07 / width, row, reading_of(panel, panel.values[row, -1]), transform=beside, va="center", size=8.0
-        )
     caption = f"epoch {panel.epochs[-1]}"
     ax.text(1.0 + 0.07 / width, 1.0 + 0.07 / height, caption, transform=ax.transAxes, size=7.0, color=QUIET)
 
@@ -88,6 +91,27 @@ def draw_heatmap(page: Page, panel: Heatmap, left: float, top: float, slot: floa
     _label_colours(bar_ax, panel, colours, tall)
     bar_ax.set_ylabel(label + gaps, size=8.5)
     bar_ax.tick_params(length=2, labelsize=8.0)
+
+
+def _draw_profile(ax: Axes, panel: Heatmap) -> None:
+    """The readings of one look as points, input at the top."""
+    values = panel.values[:, 0]
+    ax.plot(values, np.arange(len(values)), "o-", color=PROBE, linewidth=1.2, markersize=4.0, clip_on=False)
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.grid(True, axis="both", color=FAINT, linewidth=0.6)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    if is_wide(values):
+        ax.set_xscale("log")
+        draw_log_ticks(ax.xaxis, values)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(FuncFormatter(tick_label))
+    if panel.chance is not None:
+        ax.axvline(panel.chance, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        ax.text(panel.chance, -0.5, "chance ", ha="right", va="bottom", size=7.5, color=QUIET)
+    scale = ", log scale" if is_wide(values) else ""
+    ax.set_xlabel(f"{panel.unit}{scale}, epoch {panel.epochs[0]}", size=9)
+    ax.set_ylabel("input  →  output", size=8.5, rotation=270)
 
 
 def _label_colours(bar_ax: Axes, panel: Heatmap, colours: Normalize, tall: float) -> None:

@@ -21,6 +21,7 @@ from lightning_depth.figures.panels import (
     panels_of_metrics,
     panels_of_probes,
 )
+from lightning_depth.figures.pictures import Row, read_pictures, rows_of
 from lightning_depth.figures.style import ALARM, DPI, MARGIN, QUIET, STYLE, TALLEST, WIDTH
 from lightning_depth.figures.tables import read_metrics, read_readings, read_summary, section
 from lightning_depth.figures.wording import description, headlines, provenance, state, warning_bands
@@ -70,8 +71,14 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
     probe_panels = panels_of_probes(
         read_readings(readings) if readings.exists() else {}, classes if isinstance(classes, int) else None
     )
+    looks = [epoch for panel in probe_panels for epoch in _epochs(panel)]
+    rows = rows_of(read_pictures(directory, until=max(looks))) if looks else []
     with mpl.rc_context(STYLE):
-        return _compose(directory, summary, held_out, metric_panels, probe_panels)
+        return _compose(directory, summary, held_out, metric_panels, probe_panels, rows)
+
+
+def _epochs(panel: Curves | Heatmap) -> Sequence[int]:
+    return panel.epochs if isinstance(panel, Heatmap) else [int(e) for series in panel.series for e in series.epochs]
 
 
 def _compose(
@@ -80,6 +87,7 @@ def _compose(
     held_out: str,
     metric_panels: Sequence[Curves],
     probe_panels: Sequence[Curves | Heatmap],
+    rows: Sequence[Row],
 ) -> Figure:
     best = best_epoch(metric_panels)
     curves = [*metric_panels[:METRIC_PANELS], *(panel for panel in probe_panels if isinstance(panel, Curves))]
@@ -95,7 +103,8 @@ def _compose(
     panels = max((len(column) for column in columns), default=0) * (TITLE + BELOW)
     maps = max((sum(height for _, height in column) for column in columns), default=0.0)
     shrink = min(1.0, max(0.15, (TALLEST - fixed - panels) / maps)) if maps else 1.0
-    total = fixed + max((sum(h * shrink + TITLE + BELOW for _, h in column) for column in columns), default=0.0)
+    tallest = max((sum(h * shrink + TITLE + BELOW for _, h in column) for column in columns), default=0.0)
+    total = fixed + tallest + math.fsum(row.height for row in rows)
 
     page = Page(Figure(figsize=(WIDTH, total), dpi=DPI), total)
     top = 0.0
@@ -120,6 +129,10 @@ def _compose(
         for heatmap, height in column:
             draw_heatmap(page, heatmap, MARGIN + place * slot, below, slot - 0.2, height * shrink)
             below += height * shrink + TITLE + BELOW
+    top += tallest
+    for row in rows:
+        row.draw(page, top)
+        top += row.height
     for index, text in enumerate(reversed(footer)):
         page.text(MARGIN, total - 0.18 - FOOTER_LINE * index, text, size=7.5, color=QUIET, va="bottom")
     return page.figure

@@ -29,6 +29,9 @@ class LinearOperator:
         transpose: (batch, *output_shape) -> (batch, *input_shape), y -> A^T y, with <A x, y> = <x, A^T y>.
         dtype: of both sides: that of the weights, float32 at least.
         device: of both sides: that of the weights.
+        core: the same layer on one position, where it treats each position by itself (nn.Linear, a 1x1 convolution
+            without padding), else None. A has the singular values of `core`, once for each output position, and zeros;
+            input position 0 is always read.
     """
 
     input_shape: tuple[int, ...]
@@ -37,6 +40,7 @@ class LinearOperator:
     transpose: Callable[[Tensor], Tensor]
     dtype: torch.dtype
     device: torch.device
+    core: "LinearOperator | None" = None
 
 
 class NormEstimate(NamedTuple):
@@ -145,9 +149,11 @@ def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
     weight = _weight(module)
     if not input_shape or input_shape[-1] != weight.shape[1]:
         raise ValueError(f"{type(module).__name__} takes (..., {weight.shape[1]}), not {input_shape}")
-    output_shape = (*input_shape[:-1], weight.shape[0])
+    leading = input_shape[:-1]
+    output_shape = (*leading, weight.shape[0])
+    core = _linear(module, (*(1 for _ in leading), weight.shape[1])) if math.prod(leading) > 1 else None
     return LinearOperator(
-        input_shape, output_shape, lambda x: x @ weight.mT, lambda y: y @ weight, weight.dtype, weight.device
+        input_shape, output_shape, lambda x: x @ weight.mT, lambda y: y @ weight, weight.dtype, weight.device, core
     )
 
 
@@ -190,7 +196,9 @@ def _convolution(module: Any, kind: type[nn.Module], input_shape: tuple[int, ...
         return x
 
     output_shape = (module.out_channels, *(r // s + 1 for r, s in zip(reach, stride, strict=True)))
-    return LinearOperator(input_shape, output_shape, forward, transpose, weight.dtype, weight.device)
+    pointwise = math.prod(module.kernel_size) == 1 and not any(map(any, sides)) and math.prod(image) > 1
+    core = _convolution(module, kind, (input_shape[0], *(1 for _ in image))) if pointwise else None
+    return LinearOperator(input_shape, output_shape, forward, transpose, weight.dtype, weight.device, core)
 
 
 def _transposed_sizes(module: Any, input_shape: tuple[int, ...]) -> list[int]:
@@ -265,6 +273,13 @@ def dense_matrix(operator: LinearOperator) -> Float[Tensor, "m n"]:
         return operator.forward(basis.reshape(n, *operator.input_shape)).reshape(n, -1).mT
 
 
+def _check_start(operator: LinearOperator, start: Tensor) -> None:
+    if start.shape != operator.input_shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, the operator takes {operator.input_shape}")
+    if not start.isfinite().all() or not start.any():
+        raise ValueError("start is zero or not finite")
+
+
 def _start(operator: LinearOperator, start: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """The first Lanczos vector, of unit norm: random, or `start` with a random part beside it."""
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -273,10 +288,7 @@ def _start(operator: LinearOperator, start: Tensor | None, generator: torch.Gene
     random /= torch.linalg.vector_norm(random)
     if start is None:
         return random
-    if start.shape != operator.input_shape:
-        raise ValueError(f"start has shape {tuple(start.shape)}, the operator takes {operator.input_shape}")
-    if not start.isfinite().all() or not start.any():
-        raise ValueError("start is zero or not finite")
+    _check_start(operator, start)
     warm = start.detach().to(operator.device, operator.dtype).flatten()
     mixed: Tensor = warm / torch.linalg.vector_norm(warm) + _NOISE * random
     mixed /= torch.linalg.vector_norm(mixed)
@@ -345,7 +357,8 @@ def operator_norm(
 ) -> NormEstimate:
     """The largest singular value of `operator` by Golub-Kahan-Lanczos bidiagonalisation (Golub & Kahan 1965).
 
-    A matrix with at most `dense_limit` rows or columns is written out, and its value is exact. For a larger one,
+    A layer that treats each position by itself is measured on one (`LinearOperator.core`), and a matrix with at most
+    `dense_limit` rows or columns is written out: its value is exact. For a larger one,
     A V_k = U_k B_k with V_k reorthogonalised in full (one side is enough: Simon & Zha 2000), and the value is
     sigma_1(B_k), a lower bound on sigma_1(A). The iteration stops at a relative residual of 2 rtol: since
     ||A^T A v - value^2 v|| = value^2 residual, some singular value then lies within rtol of `value`. Where the leading
@@ -373,6 +386,15 @@ def operator_norm(
     """
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}, at least one is needed")
+    if operator.core is not None:
+        corner: Any = tuple(slice(size) for size in operator.core.input_shape)
+        if start is not None:
+            _check_start(operator, start)
+            start = start[corner] if start[corner].any() else None
+        estimate = operator_norm(operator.core, start, rtol, max_iterations, generator, dense_limit)
+        whole = estimate.start.new_zeros(2, *operator.input_shape)
+        whole[(slice(None), *corner)] = torch.stack([estimate.vector, estimate.start])
+        return estimate._replace(vector=whole[0], start=whole[1])
     if min(math.prod(operator.output_shape), math.prod(operator.input_shape)) <= dense_limit:
         return _dense_norm(operator)
     u = torch.zeros(math.prod(operator.output_shape), dtype=operator.dtype, device=operator.device)

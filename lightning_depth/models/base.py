@@ -77,13 +77,22 @@ class AbstractClassifier(LightningModule, ABC):
         self.input_shape = tuple(self._from_data("input_shape", "image_shape", self.input_shape))
         self.num_classes = int(self._from_data("num_classes", "num_classes", self.num_classes))
         self.hparams.update(input_shape=list(self.input_shape), num_classes=self.num_classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(run_seed(self.seed), "weights"))
-            net = self.build(self.input_shape, self.num_classes)
+        net = self._drawn(self.input_shape, self.num_classes)
         self.layout = torch.channels_last if self.channels_last and not _is_unsafe(net) else torch.contiguous_format
         self.net = net.to(memory_format=self.layout)
         for split in SPLITS:
             self.add_module(f"{split}_metrics", _split_metrics())
+
+    def _drawn(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(run_seed(self.seed), "weights"))
+            return self.build(input_shape, num_classes)
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """The parameters before training, by name: drawn again from the seed, on the CPU."""
+        assert self.net is not None, "configure_model() builds the network"
+        drawn = self._drawn(tuple(self.input_shape or ()), self.num_classes or 0)
+        return {f"net.{name}": parameter.detach() for name, parameter in drawn.named_parameters()}
 
     def _from_data(self, argument: str, attribute: str, given: Any) -> Any:
         """What the data say, where they say it; a different value given by hand is a mistake."""

@@ -29,7 +29,7 @@ class Place(NamedTuple):
     checkpoint: Path | None
 
 
-def claim(root: Path, name: str) -> Path:
+def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
     """Make and return `root/name`, or `root/name-2` and so on where that is taken. Atomic: no two runs get the same.
 
     Raises:
@@ -41,7 +41,7 @@ def claim(root: Path, name: str) -> Path:
             try:
                 candidate.mkdir()
                 # mkdir succeeds for root and on some network drives where writing does not.
-                (candidate / "checkpoints").mkdir()
+                (candidate / folder).mkdir()
                 return candidate
             except FileExistsError:
                 continue

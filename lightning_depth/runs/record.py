@@ -22,6 +22,7 @@ from lightning_depth.figures.report import report
 from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.runs.directory import write_summary
+from lightning_depth.runs.looks import COLUMNS, log_pictures, probes_of, write_looks
 from lightning_depth.runs.tables import Table
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lightning_depth")
@@ -45,7 +46,7 @@ class RunRecord(Checkpoint):
         self.config = config
         self.provenance = provenance
         self.metrics = Table(directory / "metrics.csv", ["epoch"])
-        self.readings = Table(directory / "readings.csv", ["epoch", "probe", "layer", "key", "value"])
+        self.readings = Table(directory / "readings.csv", COLUMNS)
         self._epoch_start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,9 +73,9 @@ class RunRecord(Checkpoint):
         pl_module.log("epoch", float(trainer.current_epoch + 1), sync_dist=False, rank_zero_only=True)
         if not trainer.is_global_zero:
             return
-        probes = [c for c in trainer.callbacks if isinstance(c, AbstractProbe)]  # type: ignore[attr-defined]
-        readings = [r for p in probes for r in p.readings if r.epoch == trainer.current_epoch + 1]
-        self.readings.append([r._asdict() for r in readings])
+        probes = probes_of(trainer)
+        write_looks(self.directory, self.readings, probes, trainer.current_epoch + 1)
+        log_pictures(trainer.loggers, self.directory, probes, trainer.current_epoch + 1)
         row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes)}
         for index, optimizer in enumerate(trainer.optimizers):
             row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
@@ -135,7 +136,7 @@ class RunRecord(Checkpoint):
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "data": describe_data(trainer),
             "seconds": round(sum(row["seconds"] for row in rows), 1),
-            "device": _device(trainer),
+            "device": device_name(trainer),
             "processes": trainer.world_size,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -154,7 +155,7 @@ def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
     """The small table that a run ends with."""
     lines = [f"\n{summary['run']}: {summary['status']} after {summary['epochs']} epochs, {_clock(summary['seconds'])}"]
     if summary["data"].get("fallback"):
-        lines.append(f"FALLBACK DATA: {summary['data']['source']}")
+        lines.append(str(summary["data"]["source"]))
     lines.append(f"  {'':14}{'final':>12}{'best':>12}{'epoch':>8}")
     for key, value in summary["final"].items():
         best = summary["best"].get(key)
@@ -236,7 +237,8 @@ def _best(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     return best
 
 
-def _device(trainer: Trainer) -> str:
+def device_name(trainer: Trainer) -> str:
+    """What the network ran on."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from lightning_depth.measures import operators
 from lightning_depth.measures.operators import (
     LinearOperator,
     UnsupportedLayer,
@@ -288,6 +289,47 @@ def test_a_value_that_overtakes_the_first_is_seen_from_a_warm_start():
     values[:2] = torch.tensor([0.999, 1.0])  # 0.1 % apart: the old first vector alone would pass for converged
     assert operator_norm(diagonal(values), start=before.start).value == pytest.approx(1, rel=1e-4)
     assert operator_norm(diagonal(values), start=before.vector).value < 0.9995, "the control should be deceived"
+
+
+def test_a_value_from_far_down_that_leads_by_one_percent_is_seen_from_a_warm_start(monkeypatch):
+    values = torch.cat([torch.tensor([1.0, 0.995, 0.99]), 0.985 * torch.linspace(0, 1, 4000) ** 0.5])
+    exact = torch.eye(3, len(values))
+    start = exact[0] + 0.5 * exact[1] + 0.5 * exact[2]
+    values[2000] = 1.01
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        assert operator_norm(diagonal(values), start, generator=generator).value == pytest.approx(1.01, rel=1e-4)
+    monkeypatch.setattr(operators, "_NOISE", 0.0)
+    assert operator_norm(diagonal(values), start).value == pytest.approx(1, rel=1e-3), "the control should be deceived"
+
+
+@pytest.mark.parametrize(
+    ("module", "input_shape"),
+    [
+        (nn.Conv2d(6, 8, 1, stride=2), (6, 7, 4)),
+        (nn.Conv2d(6, 8, 1, groups=2), (6, 5, 5)),
+        (nn.Conv1d(6, 4, 1), (6, 9)),
+        (nn.Linear(6, 5), (3, 2, 6)),
+    ],
+)
+def test_a_layer_that_treats_positions_alike_is_measured_on_one(module, input_shape):
+    operator = layer_operator(filled(module), input_shape)
+    exact = float(torch.linalg.matrix_norm(matrix_of_module(module, input_shape), 2))
+    cold = operator_norm(operator, dense_limit=0, rtol=1e-8)
+    assert cold.value == pytest.approx(exact, rel=1e-7)
+    assert cold.vector.shape == input_shape
+    assert float(operator.forward(cold.vector[None]).norm()) == pytest.approx(exact, rel=1e-7)
+    assert operator_norm(operator, cold.start, dense_limit=0).value == pytest.approx(exact, rel=1e-4)
+    elsewhere = torch.zeros(input_shape)
+    elsewhere[..., -1] = float(module.weight.dim() > 2)  # nothing at position 0 of a convolution's input
+    elsewhere[(-1, *[0] * (len(input_shape) - 1))] = float(module.weight.dim() == 2)
+    assert operator_norm(operator, elsewhere, dense_limit=0).value == pytest.approx(exact, rel=1e-4)
+
+
+def test_padding_keeps_a_1x1_convolution_from_being_measured_on_one_position():
+    module = nn.Conv2d(2, 2, 1, padding=1, padding_mode="replicate")
+    assert layer_operator(module, (2, 3, 3)).core is None
+    check(filled(module), (2, 3, 3))
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(30, 700), (700, 30), (40, 40)])

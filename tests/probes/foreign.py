@@ -43,6 +43,29 @@ def convnet():
     return Foreign(nn.Sequential(stem, body, nn.Flatten(), nn.Linear(72, 4)))
 
 
+class Autoencoder(Foreign):
+    """Learns to return its input; a linear map, so that probes of linear networks and of image maps have something."""
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self(batch[0]), batch[0])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[0]))
+
+
+def autoencoder():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1), nn.Dropout(0.1))
+    return Autoencoder(nn.Sequential(body, nn.Conv2d(5, 3, 3, padding=1)))
+
+
+def vit():
+    """Patches of 4, two blocks of attention."""
+    torch.manual_seed(0)
+    arguments = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 24}
+    return Foreign(torchvision.models.VisionTransformer(**arguments, num_classes=4, dropout=0.1))
+
+
 def loaders(size=8, train=48, held_out=31):
     generator = torch.Generator().manual_seed(1)
 

@@ -9,15 +9,41 @@ from lightning.pytorch import Callback
 
 import callbacks as shelf
 from lightning_depth.probes import AbstractProbe
-from tests.probes.foreign import convnet, loaders, mlp, resnet18, trainer
+from tests.probes.foreign import autoencoder, convnet, loaders, mlp, resnet18, trainer, vit
 
 PROBES = [v for v in vars(shelf).values() if isinstance(v, type) and issubclass(v, AbstractProbe)]
-NETWORKS = {"mlp": mlp, "convnet": convnet, "torchvision's resnet18": resnet18}
-SMALL = ["mlp", "convnet"]
+NETWORKS = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "torchvision's resnet18": resnet18,
+    "torchvision's vit": vit,
+    "autoencoder": autoencoder,
+}
+SMALL = ["mlp", "convnet", "torchvision's vit", "autoencoder"]
+# Arguments that make a look short; every other probe is made without any.
+ARGUMENTS = {
+    "LocalStability": {"every": 1, "samples": 2, "strengths": [1.0]},
+    "JacobianNorm": {"samples": 4},
+    "FeatureSimilarity": {"samples": 12},
+    "ActivationImages": {"every": 1},
+}
+# Which networks a probe has nothing to read of, and must say so; each reads something of at least one.
+UNSUITED = {
+    "IdentityConstant": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
+    "LinearOperator": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
+    "LocalStability": {"autoencoder"},
+    "NeuralCollapse": {"autoencoder"},
+}
+
+
+def make(probe, **arguments):
+    return probe(**{**ARGUMENTS.get(probe.__name__, {}), **arguments})
 
 
 def test_the_shelf_is_found():
-    assert {"OperatorNorm", "EffectiveRank", "RepresentationCollapse"} <= {p.__name__ for p in PROBES}
+    shelf = "OperatorNorm EffectiveRank RepresentationCollapse Spectrum JacobianNorm LinearOperator NeuralCollapse"
+    shelf += " IdentityConstant WeightDistance FeatureSimilarity LocalStability ActivationImages"
+    assert {p.__name__ for p in PROBES} >= set(shelf.split())
 
 
 class Witness(Callback):

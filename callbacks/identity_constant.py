@@ -1,0 +1,71 @@
+"""Whether a network that learned from one example became the identity or a constant map."""
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_depth.calls import Call
+from lightning_depth.measures.identity import at_correlation, identity_and_constant
+from lightning_depth.mistakes import Mistake
+from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
+
+
+@final
+class IdentityConstant(AbstractSampleProbe):
+    """Correlation and MSE of predictions to the identity and to the constant map (zhang2019 3.3, Figs 5 and 7, App. I).
+
+    The inputs have a chosen correlation rho (cosine) to the training example and its norm; for each rho there are
+    `draws` of Gaussian pixels, the same ones at every look. The constant map returns the training example, the identity
+    its input. Inputs are those that the network sees, after normalisation. A network whose outputs are not as large as
+    its inputs is named, and nothing is read.
+
+    Reads for each `rho=...`, in place of a layer: `identity` and `constant` (mean cosine), `identity_mse` and
+    `constant_mse`. Draws the predictions of the first draw.
+
+    Args:
+        every: look after every so many epochs, or `geometric`, or `last`.
+        correlations: the rhos, each in [-1, 1]; None: 0, 0.1, ..., 1.
+        draws: test inputs for each rho.
+        example: which of the training samples is meant, in the order of a fixed shuffle; 0 where there is only one.
+    """
+
+    def __init__(
+        self, every: Schedule = 1, correlations: list[float] | None = None, draws: int = 10, example: int = 0
+    ) -> None:
+        super().__init__(every, None, "train", example + 1)
+        self.correlations = [k / 10 for k in range(11)] if correlations is None else correlations
+        if draws < 1 or not self.correlations or any(not -1 <= rho <= 1 for rho in self.correlations):
+            raise Mistake("IdentityConstant: correlations must lie in [-1, 1], and draws be at least 1.")
+        self.draws = draws
+        self._images: Tensor | None = None
+
+    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+        self._images = None
+        return []
+
+    def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        example = inputs[-1]
+        generator = torch.Generator().manual_seed(0)
+        rhos = torch.tensor(self.correlations, dtype=torch.float64).repeat_interleave(self.draws)
+        noise = torch.randn(len(rhos), *example.shape, generator=generator).to(example)
+        x = at_correlation(example, rhos.to(example.device), noise)
+        predictions = torch.cat([self.network(part) for part in torch.split(x, 256)])
+        if predictions[0].numel() != example.numel():
+            shapes = tuple(predictions.shape[1:]), tuple(example.shape)
+            self.say_once("no reading: outputs of shape {} are no maps of inputs of shape {}.".format(*shapes))
+            return
+        predictions = predictions.view_as(x)
+        found = identity_and_constant(predictions, x, example)
+        for key, values in zip(("identity", "constant", "identity_mse", "constant_mse"), found, strict=True):
+            for rho, value in zip(self.correlations, values.view(-1, self.draws).mean(1), strict=True):
+                yield f"rho={rho:g}", key, float(value)
+        if predictions.dim() == 4:
+            self._images = torch.stack([x[:: self.draws].mean(1), predictions[:: self.draws].mean(1)])
+
+    def draw(self) -> Iterable[Picture]:
+        if self._images is not None:
+            names = [f"rho={rho:g}" for rho in self.correlations]
+            yield Picture("input", "predictions", self._images[0], names)
+            yield Picture("prediction", "predictions", self._images[1], names)

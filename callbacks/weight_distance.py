@@ -1,0 +1,71 @@
+"""How far each tensor of weights has moved from where it started."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_depth.calls import Call
+from lightning_depth.measures.weights import relative_distance
+from lightning_depth.mistakes import Mistake
+from lightning_depth.probes import AbstractProbe, Schedule
+
+
+@final
+class WeightDistance(AbstractProbe):
+    """||W - W0||_F / ||W0||_F of each tensor of parameters (zhang2019 App. D).
+
+    W0 are the initial weights: drawn again from their seed where the network can (`initial_state`, as every family
+    here), else those at the start of training, which checkpoints then carry. A tensor that starts at zero (most biases)
+    has no relative distance and is left out; a warning names the first.
+
+    Reads `weight_distance/<tensor>/distance`.
+
+    Args:
+        every: look after every so many epochs, or `geometric`, or `last`.
+        layers: shell patterns on the names of parameters or of their modules; None: all.
+    """
+
+    def __init__(self, every: Schedule = 1, layers: list[str] | None = None) -> None:
+        super().__init__(every, layers)
+        self._initial: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if not self._initial and not hasattr(pl_module, "initial_state"):
+            self._initial = {name: p.detach().cpu().clone() for name, p in pl_module.named_parameters()}
+
+    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+        return []
+
+    def measure(self) -> Iterable[tuple[str, str, float]]:
+        initial = self._initial or self._drawn_again()
+        parameters = dict(self.network.named_parameters())
+        named = {n: p for n, p in parameters.items() if self.is_named(n) or self.is_named(n.rpartition(".")[0])}
+        if not named:
+            raise Mistake(f"WeightDistance: no parameter or module matches {self.layers}.")
+        at_zero = [name for name in named if not initial[name].any()]
+        if at_zero:
+            more = f" and {len(at_zero) - 1} more start" if len(at_zero) > 1 else " starts"
+            self.say_once(f"{at_zero[0]}{more} at zero: no relative distance.")
+        for name, parameter in named.items():
+            if name not in at_zero:
+                try:
+                    yield name, "distance", relative_distance(parameter.detach().cpu(), initial[name])
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+
+    def _drawn_again(self) -> dict[str, Tensor]:
+        draw = getattr(self.network, "initial_state", None)
+        if draw is None:
+            raise Mistake("WeightDistance needs the weights at the start of training, which this checkpoint lacks.")
+        initial: dict[str, Tensor] = draw()
+        return initial
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights at the start, where they cannot be drawn again."""
+        return {"initial": self._initial}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._initial = state_dict["initial"]

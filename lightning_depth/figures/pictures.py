@@ -1,0 +1,234 @@
+"""The arrays of a run's `pictures/`, drawn: spectra over time, matrices, rows of images."""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, inches_of
+from lightning_depth.figures.style import DPI, FAINT, MARGIN, QUIET, STYLE, WIDTH
+from lightning_depth.figures.wording import short_names
+from lightning_depth.mistakes import Mistake
+
+TILES = 6  # as many layers of one kind are drawn, evenly spread over all
+DARK = 1e-6  # a spectrum is drawn down to this share of its largest value
+
+TITLES = {
+    ("spectrum", "spectrum"): "Spectrum, divided by its largest value",
+    ("spectrum", "similarity"): "Cosine similarity of held-out features, samples in the order of a clustering",
+    ("feature_similarity", "cka"): "Similarity of the representations of all stages (debiased linear CKA)",
+    ("feature_similarity", "cka_reference"): "Similarity to the stages of the reference (debiased linear CKA)",
+    ("activation_images", "images"): "Activations: the top singular vector across channels",
+    ("activation_images", "channels"): "Activations: the channel that correlates most with the input",
+    ("identity_constant", "predictions"): "Predictions for inputs at growing correlation to the training example",
+}
+
+
+@dataclass
+class Arrays:
+    """What one probe drew under one key: layer -> epoch -> array."""
+
+    probe: str
+    key: str
+    layers: dict[str, dict[int, NDArray[np.float64]]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def axes(self) -> int:
+        """The number of axes of each array."""
+        return next(array.ndim for of_layer in self.layers.values() for array in of_layer.values())
+
+    @property
+    def title(self) -> str:
+        """What is shown, in words."""
+        plain = f"{self.probe}: {self.key}".replace("_", " ")
+        return TITLES.get((self.probe, self.key), plain[:1].upper() + plain[1:])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A part of the page as wide as the page, `height` inches high with its title."""
+
+    height: float
+    draw: Callable[[Page, float], None]
+
+
+def read_pictures(directory: Path, until: int | None = None) -> list[Arrays]:
+    """The arrays in `directory/pictures/<probe>/epoch-<epoch>.npz`, up to epoch `until`.
+
+    Raises:
+        Mistake: a file is broken.
+    """
+    found: dict[tuple[str, str], Arrays] = {}
+    for path in sorted(directory.glob("pictures/*/epoch-*.npz")):
+        epoch = int(path.stem.removeprefix("epoch-"))
+        if until is not None and epoch > until:
+            continue
+        try:
+            with np.load(path) as file:
+                members = {name: file[name] for name in file.files}
+        except (OSError, ValueError, BadZipFile) as error:
+            raise Mistake(f"{path}: not a file of arrays ({error}).") from error
+        for name, values in members.items():
+            if not name.startswith("names:"):
+                layer, _, key = name.rpartition("/")
+                arrays = found.setdefault((path.parent.name, key), Arrays(path.parent.name, key))
+                arrays.layers.setdefault(layer, {})[epoch] = values.astype(np.float64)
+                arrays.names[layer] = [str(n) for n in members.get(f"names:{name}", [])]
+    return list(found.values())
+
+
+def rows_of(pictures: Sequence[Arrays]) -> list[Row]:
+    """The parts of a page that show `pictures`, in their order."""
+    makers = {1: _spectra, 2: _matrices, 3: _images}
+    return [makers[arrays.axes](arrays) for arrays in pictures if arrays.axes in makers]
+
+
+def draw_pictures(pictures: Sequence[Arrays], target: Path) -> Path:
+    """A PNG of `pictures` alone; it appears whole or not at all."""
+    rows = rows_of(pictures)
+    with mpl.rc_context(STYLE):
+        total = math.fsum(row.height for row in rows) + 0.2
+        page = Page(Figure(figsize=(WIDTH, total), dpi=DPI), total)
+        top = 0.1
+        for row in rows:
+            row.draw(page, top)
+            top += row.height
+        unfinished = target.with_name(f".{target.stem}.{os.getpid()}.png")
+        page.figure.savefig(unfinished, format="png", dpi=DPI)
+        os.replace(unfinished, target)
+    return target
+
+
+def _some(names: Sequence[str], most: int) -> list[str]:
+    """`names`, or `most` of them, evenly spread, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round()).astype(int)
+    return [names[place] for place in places]
+
+
+def _choice(shown: int, of: int, what: str) -> str:
+    return f" ({shown} of {of} {what})" if shown < of else ""
+
+
+def _spectra(arrays: Arrays) -> Row:
+    layers = _some(list(arrays.layers), TILES)
+    height = 2.1
+
+    def draw(page: Page, top: float) -> None:
+        epochs = sorted({epoch for layer in layers for epoch in arrays.layers[layer]})
+        norm = Normalize(epochs[0], epochs[-1] if len(epochs) > 1 else epochs[0] + 1)
+        colour = colormaps["viridis"]
+        names = short_names(layers)
+        room = WIDTH - 2 * MARGIN - 0.8
+        slot = min(4.5, room / len(layers))
+        for index, layer in enumerate(layers):
+            ax = page.axes(MARGIN + 0.55 + index * slot, top + TITLE + 0.15, slot - 0.65, height, f"{arrays.probe}")
+            if index == 0:
+                draw_title(ax, _spectra_title(arrays, layers), 0.55, slot - 0.65, room)
+            for epoch, values in arrays.layers[layer].items():
+                top_value = float(np.nanmax(values)) if values.size else 0.0
+                shown = np.where(values > DARK * top_value, values, np.nan)
+                marker = "." if values.size <= 30 else ""
+                ax.plot(np.arange(1, values.size + 1), shown, marker, ls="-", color=colour(norm(epoch)), linewidth=1.0)
+            if _is_wide(arrays.layers[layer]):
+                ax.set_yscale("log")
+            ax.text(0.98, 0.97, names[index], transform=ax.transAxes, ha="right", va="top", size=8.0)
+            ax.grid(True, color=FAINT, linewidth=0.5)
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.tick_params(length=2, labelsize=7.5)
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            ax.set_xlabel("index", size=8.5)
+        if len(epochs) > 1:
+            bar = page.axes(WIDTH - MARGIN - 0.5, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} epochs")
+            scale = page.figure.colorbar(ScalarMappable(norm, "viridis"), cax=bar)
+            scale.outline.set_visible(False)
+            scale.locator = MaxNLocator(5, integer=True)
+            bar.set_ylabel("epoch", size=8.5)
+
+    return Row(height + TITLE + 0.15 + BELOW, draw)
+
+
+def _spectra_title(arrays: Arrays, layers: Sequence[str]) -> str:
+    return arrays.title + _choice(len(layers), len(arrays.layers), "layers")
+
+
+def _is_wide(of_layer: Mapping[int, NDArray[np.float64]]) -> bool:
+    values = np.concatenate(list(of_layer.values()))
+    positive = values[values > 0]
+    return bool(positive.size) and positive.max() > 20 * positive.min()
+
+
+def _matrices(arrays: Arrays) -> Row:
+    height = 3.2
+    looks = [(layer, epoch) for layer in arrays.layers for epoch in _first_and_last(arrays.layers[layer])]
+    shown = looks[-4:] if len(looks) > 4 else looks
+
+    def draw(page: Page, top: float) -> None:
+        longest = max((inches_of(n, 7.0) for names in arrays.names.values() for n in short_names(names)), default=0.0)
+        before = 0.3 + longest
+        slot = before + height + 0.75
+        for index, (layer, epoch) in enumerate(shown):
+            values = arrays.layers[layer][epoch]
+            left = MARGIN + index * slot + before
+            ax = page.axes(left, top + TITLE + 0.15, height, height, f"{arrays.probe}")
+            if index == 0:
+                draw_title(ax, arrays.title, before, height, WIDTH - 2 * MARGIN)
+            low = min(0.0, float(np.nanmin(values)))
+            image = ax.imshow(np.ma.masked_invalid(values), vmin=low, vmax=max(1.0, float(np.nanmax(values))))
+            names = arrays.names[layer]
+            if names:
+                kept = np.unique(np.linspace(0, len(names) - 1, min(len(names), 24)).round()).astype(int)
+                short = short_names(names)
+                ax.set_yticks(kept, [short[k] for k in kept], size=7.0)
+                ax.set_xticks([])
+            ax.tick_params(length=2, labelsize=7.0)
+            ax.spines[:].set_visible(False)
+            ax.set_xlabel(f"{layer}  epoch {epoch}".strip(), size=8.5)
+            bar = page.axes(left + height + 0.08, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} colours")
+            page.figure.colorbar(image, cax=bar).outline.set_visible(False)
+            bar.tick_params(length=2, labelsize=7.0)
+
+    return Row(height + TITLE + 0.15 + 0.4, draw)
+
+
+def _first_and_last(of_layer: Mapping[int, NDArray[np.float64]]) -> list[int]:
+    return sorted({min(of_layer), max(of_layer)})
+
+
+def _images(arrays: Arrays) -> Row:
+    layers = _some(list(arrays.layers), 12)
+    epoch = max(epoch for layer in layers for epoch in arrays.layers[layer])
+    last = {layer: arrays.layers[layer][max(arrays.layers[layer])] for layer in layers}
+    across = max(len(images) for images in last.values())
+    name_room = 0.15 + max(inches_of(name, 8.0) for name in short_names(layers))
+    size = min(1.0, (WIDTH - 2 * MARGIN - name_room) / across)
+    labels = next((names for names in arrays.names.values() if names), [])
+    caption = 0.2 if labels else 0.0
+
+    def draw(page: Page, top: float) -> None:
+        names = short_names(layers)
+        chosen = _choice(len(layers), len(arrays.layers), "layers")
+        page.text(MARGIN, top + 0.12, f"{arrays.title}{chosen}, epoch {epoch}", size=11.5, weight="bold")
+        for line, layer in enumerate(layers):
+            upper = top + TITLE + caption + line * size
+            page.text(MARGIN, upper + size / 2, names[line], size=8.0, va="center")
+            for place, image in enumerate(last[layer]):
+                left = MARGIN + name_room + place * size
+                ax = page.axes(left, upper, size - 0.05, size - 0.05, f"{arrays.probe} {layer}")
+                ax.imshow(np.ma.masked_invalid(image), cmap="gray", interpolation="nearest")
+                ax.set_axis_off()
+                if line == 0 and place < len(labels):
+                    page.text(left + size / 2, upper - 0.18, labels[place], size=7.5, color=QUIET, ha="center")
+
+    return Row(len(layers) * size + TITLE + caption + 0.25, draw)

@@ -1,0 +1,108 @@
+"""Somebody else's network, such as torchvision's, under this project's recipe."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_depth.mistakes import Mistake
+from lightning_depth.models.base import AbstractClassifier
+
+
+class Imported(AbstractClassifier):
+    """Any `nn.Module` that takes a batch of images, named by its import path.
+
+    Where the callable has an argument `num_classes` and no `weights` are asked for, it is given the data's.
+
+    Args:
+        network: import path of a class or function that makes the network, such as `torchvision.models.resnet18`.
+        arguments: its arguments, such as `{weights: IMAGENET1K_V1}`.
+        state: a file of weights (a `state_dict` saved by torch) to start from.
+        recipe: the arguments of `AbstractClassifier`.
+
+    Raises:
+        Mistake: the path names nothing that makes a network, the network refuses its arguments, the data's shape or the
+            weights.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
+        **recipe: Any,
+    ) -> None:
+        super().__init__(**recipe)
+        self.save_hyperparameters()
+        self.network = network
+        self.arguments = arguments or {}
+        self.state = state
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        make = found(self.network)
+        arguments = dict(self.arguments)
+        if "num_classes" in _parameters(make) and arguments.get("weights") is None:
+            arguments.setdefault("num_classes", num_classes)
+        try:
+            net = make(**arguments)
+        except (TypeError, ValueError) as error:
+            raise Mistake(f"{self.network} refuses its arguments: {error}") from error
+        if not isinstance(net, nn.Module):
+            raise Mistake(f"{self.network} makes a {type(net).__name__}, not a torch.nn.Module.")
+        if self.state is not None:
+            _load(net, Path(self.state))
+        _check(net, self.network, input_shape)
+        return net
+
+
+def found(path: str) -> Any:
+    """What the import path names.
+
+    Raises:
+        Mistake: there is no such thing, or it cannot be called.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        value = getattr(import_module(module), name) if module else None
+    except (ImportError, AttributeError) as error:
+        raise Mistake(f"There is no network {path}: {error}.") from error
+    if not callable(value):
+        raise Mistake(f"{path!r} names no network: give an import path such as torchvision.models.resnet18.")
+    return value
+
+
+def _parameters(make: Any) -> set[str]:
+    """The names of all arguments of `make`; torchvision's functions pass most of theirs on to a class."""
+    signature = inspect.signature(make)
+    passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    return set(signature.parameters) | ({"num_classes"} if passes_on else set())
+
+
+def _load(net: nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        net.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise Mistake(f"There is no file of weights {path}.") from error
+    except (RuntimeError, ValueError, OSError, KeyError, EOFError, AttributeError, TypeError, UnpicklingError) as error:
+        said = " ".join(str(error).split())
+        raise Mistake(f"{path} does not hold the weights of this network: {said[:300]}") from error
+
+
+def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *input_shape))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise Mistake(
+            f"{name} refuses inputs of shape {input_shape}: {said}\n"
+            "The data's image_size and rgb (three channels from one) may help."
+        ) from error
+    finally:
+        net.train(training)

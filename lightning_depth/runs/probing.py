@@ -1,0 +1,105 @@
+"""The record of one look at a network that is not being trained: a table, a picture, a summary."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_depth.figures.report import report
+from lightning_depth.mistakes import Mistake
+from lightning_depth.probes import AbstractProbe
+from lightning_depth.runs.directory import claim, write_summary
+from lightning_depth.runs.looks import COLUMNS, probes_of, write_looks
+from lightning_depth.runs.record import describe_data, describe_model, device_name, git_commit, versions
+from lightning_depth.runs.tables import Table
+
+
+class ProbeRecord(Callback):
+    """Writes `readings.csv`, `pictures/`, `summary.json` and `report.png` of a validation with probes.
+
+    The probes look as they would have looked when the checkpoint was written: at its epoch, and from the state that
+    they had saved in it.
+
+    Args:
+        root: folder in which a new directory is made.
+        name: of that directory, or of this with a number.
+        checkpoint: the run's checkpoint that is looked at; None: a network without one.
+        provenance: what else the summary should say.
+
+    Raises:
+        Mistake: the directory cannot be made, or there is no probe.
+    """
+
+    def __init__(self, root: Path, name: str, checkpoint: Path | None, provenance: Mapping[str, Any]) -> None:
+        self.root = root
+        self.run_name = name
+        self.checkpoint = checkpoint
+        self.provenance = provenance
+        self.directory: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        probes = probes_of(trainer)
+        if not probes:
+            raise Mistake("There is no probe to look with: give --probe, for example --probe callbacks.OperatorNorm.")
+        if self.checkpoint is not None:
+            loaded = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            done = loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            trainer.fit_loop.epoch_progress.current.processed = done  # type: ignore[attr-defined]
+            for probe in probes:
+                if probe.state_key in loaded.get("callbacks", {}):
+                    probe.load_state_dict(loaded["callbacks"][probe.state_key])
+        if trainer.is_global_zero:
+            self.directory = claim(self.root, self.run_name, "pictures")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.directory is None:
+            return
+        probes = probes_of(trainer)
+        write_looks(self.directory, Table(self.directory / "readings.csv", COLUMNS), probes, trainer.current_epoch)
+        summary = {
+            "run": self.directory.name,
+            "status": "probed",
+            "epochs": trainer.current_epoch,
+            "model": describe_model(pl_module),
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "data": describe_data(trainer),
+            "device": device_name(trainer),
+            "processes": trainer.world_size,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            **self.provenance,
+        }
+        page = report(self.directory, summary)
+        write_summary(self.directory, summary)
+        print("\n".join(readings_table(probe) for probe in probes))
+        print(f"{self.directory / 'readings.csv'}\n{page}", flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.directory is not None and not (self.directory / "readings.csv").is_file():
+            (self.directory / "pictures").rmdir()
+            self.directory.rmdir()
+            self.directory = None
+
+
+def readings_table(probe: AbstractProbe) -> str:
+    """What a probe read, a row a layer and a column a key, for a terminal."""
+    cells: dict[str, dict[str, float]] = {}
+    for reading in probe.readings:
+        if reading.layer or reading.key != "seconds":
+            cells.setdefault(reading.layer, {})[reading.key] = reading.value
+    keys = list(dict.fromkeys(key for row in cells.values() for key in row))
+    wide = max([len(layer) for layer in cells] + [12])
+    widths = {key: max(len(key), 10) for key in keys}
+    seconds = next((r.value for r in probe.readings if r.key == "seconds"), 0.0)
+    lines = [f"\n{type(probe).__name__} ({seconds:.1f} s)"]
+    if keys:
+        lines.append("  " + " " * wide + "".join(f"  {key:>{widths[key]}}" for key in keys))
+    for layer, row in cells.items():
+        numbers = (f"{row[key]:.5g}" if key in row else "" for key in keys)
+        shown = "".join(f"  {n:>{w}}" for n, w in zip(numbers, widths.values(), strict=True))
+        lines.append(f"  {layer:<{wide}}{shown}")
+    return "\n".join(lines)
