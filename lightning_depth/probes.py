@@ -85,12 +85,19 @@ class AbstractProbe(Callback, ABC):
         self.readings: list[Reading] = []
         self.pictures: list[Picture] = []
         self._pass: _Pass | None = None
+        self._number = 1
         self._said: set[str] = set()
 
     @property
     def name(self) -> str:
-        """The class name in snake case, as it stands in readings and logs."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        """The class name in snake case, as it stands in readings and logs; the second of a class ends in `_2`."""
+        plain = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return plain if self._number == 1 else f"{plain}_{self._number}"
+
+    @property
+    def state_key(self) -> str:
+        """Under which checkpoints hold the state of this probe: two of a class differ in it by schedule and layers."""
+        return f"{type(self).__qualname__}(every={self.every}, layers={self.layers})"
 
     @abstractmethod
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
@@ -174,6 +181,10 @@ class AbstractProbe(Callback, ABC):
         return found
 
     # --- when: the first probe of the trainer conducts one pass for all of them -------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        alike = [callback for callback in trainer.callbacks if type(callback) is type(self)]  # type: ignore[attr-defined]
+        self._number = alike.index(self) + 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation:
@@ -279,10 +290,14 @@ class _Pass:
         if not due:
             return None
         new = cls(trainer, network, due, epoch)
-        new._find_training_samples()
-        new._choose(batch)
-        new._hook()
-        new._show_training_samples()
+        try:
+            new._find_training_samples()
+            new._choose(batch)
+            new._hook()
+            new._show_training_samples()
+        except BaseException:  # nobody has the pass yet, to release it
+            new.release()
+            raise
         return new
 
     def _find_training_samples(self) -> None:

@@ -9,7 +9,9 @@ from lightning.pytorch import Trainer
 from tests.commands import command
 
 ROOT = Path(__file__).parent.parent
-OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+DEVICES = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+PROBES = sorted((ROOT / "configs" / "probes").glob("*.yaml"))
+OVERLAYS = DEVICES + PROBES
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path not in OVERLAYS]
 
 
@@ -40,14 +42,14 @@ def test_an_overlay_opens_with_its_command(path):
     assert f"python main.py fit --config {front}" in opening(path)
 
 
-def built(folder, *configs):
+def built(folder, *configs, more=()):
     """Build everything that the configs name by the program's own parser, on one batch in place of the run."""
     words = [word for path in configs for word in ("--config", path)]
     here = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto"]
     # A shipped config may ask for data that is not here: the digits stand in, as many as there are.
     data = ["--data.root", folder / "data", "--data.download", "false", "--data.fallback", "embedded_digits"]
     return command(
-        "fit", *words, *here, *data, "--trainer.logger", "false", "--trainer.fast_dev_run", "true", cwd=folder
+        "fit", *words, *here, *data, "--trainer.logger", "false", "--trainer.fast_dev_run", "true", *more, cwd=folder
     )
 
 
@@ -58,7 +60,15 @@ def test_a_config_builds_and_takes_a_step(path, tmp_path):
     assert "epoch 1/1  train/loss" in ended.out + ended.err
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=name)
+@pytest.mark.parametrize("path", PROBES, ids=name)
+def test_probes_of_an_overlay_read(path, tmp_path):
+    words = ["--model.width", "2", "--model.depth", "10", "--data.samples_per_class", "15"]
+    ended = built(tmp_path, ROOT / "configs" / "resnet_depth.yaml", path, more=words)
+    assert ended.status == 0, ended.err
+    assert "epoch 1/1  train/loss" in ended.out + ended.err
+
+
+@pytest.mark.parametrize("path", DEVICES, ids=name)
 def test_an_overlay_changes_the_front_door_and_nothing_else(path, tmp_path):
     front = ROOT / "configs" / "resnet_depth.yaml"
     resolved = []

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lightning_depth.probes import AbstractProbe
-from tests.probes.foreign import convnet, loaders, trainer
+from tests.probes.foreign import autoencoder, convnet, loaders, trainer
+from tests.probes.test_conformance import PROBES, make
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,6 +39,32 @@ def test_the_readmes_own_probe_works():
     found = {r.layer: r.value for r in probe.readings if r.key == "dead"}
     assert found["model.0.2"] == 1.0
     assert 0 <= found["model.1.1"] < 1
+
+
+# Readings that an argument asks for.
+ON_REQUEST = {"nearest_mean_error", "neighbours_error", "reference"}
+
+
+def readings_in_the_readme():
+    """Probe -> keys, by the table of probes."""
+    found, probe = {}, ""
+    for line in (ROOT / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 7 and (cells[1].startswith("`") or (cells[1] == "" and probe)):
+            probe = cells[1].strip("`") or probe
+            found.setdefault(probe, set()).update(re.findall(r"`(\w+)`", cells[2]))
+            assert cells[3], line
+    return found
+
+
+def test_the_readmes_table_lists_every_reading_of_every_probe():
+    table = readings_in_the_readme()
+    assert table.keys() == {probe.__name__ for probe in PROBES}
+    for probe in PROBES:
+        network = autoencoder if probe.__name__ in ("LinearOperator", "IdentityConstant") else convnet
+        made = make(probe)
+        trainer([made], max_epochs=1).fit(network(), *loaders())
+        assert {r.key for r in made.readings if r.layer} == table[probe.__name__] - ON_REQUEST, probe
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -66,7 +66,7 @@ def draw_heatmap(page: Page, panel: Heatmap, left: float, top: float, slot: floa
     if profile:
         _draw_profile(ax, panel)
         return
-    ax.set_ylabel("input  →  output", size=8.5, rotation=270)
+    ax.set_ylabel(panel.rows, size=8.5, rotation=270)
     colours = _colours(panel)
     ax.set_facecolor(GAP)
     image = ax.imshow(
@@ -111,7 +111,7 @@ def _draw_profile(ax: Axes, panel: Heatmap) -> None:
         ax.text(panel.chance, -0.5, "chance ", ha="right", va="bottom", size=7.5, color=QUIET)
     scale = ", log scale" if is_wide(values) else ""
     ax.set_xlabel(f"{panel.unit}{scale}, epoch {panel.epochs[0]}", size=9)
-    ax.set_ylabel("input  →  output", size=8.5, rotation=270)
+    ax.set_ylabel(panel.rows, size=8.5, rotation=270)
 
 
 def _label_colours(bar_ax: Axes, panel: Heatmap, colours: Normalize, tall: float) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,17 @@ class Heatmap:
     epochs: tuple[int, ...]
     values: Array
     chance: float | None = None
+    rows: str = "input  →  output"
+
+
+@dataclass(frozen=True)
+class Number:
+    """One reading of one look."""
+
+    name: str
+    title: str
+    unit: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,11 @@ class Wording:
     from_zero: bool = False
 
 
+def _plain(title: str, unit: str) -> Wording:
+    return Wording(title, title, unit)
+
+
+# Of a probe that stands here, these keys are drawn; of any other, the first that it wrote.
 WORDINGS = {
     ("operator_norm", "norm"): Wording(
         "Operator norm of each layer (largest singular value)",
@@ -84,6 +100,64 @@ WORDINGS = {
         "error (%)",
         factor=100.0,
         from_zero=True,
+    ),
+    ("spectrum", "effective_rank"): Wording(
+        "Spectrum: effective rank at each layer (nats)", "Spectrum: effective rank at {layer} (nats)", "effective rank"
+    ),
+    ("spectrum", "stable_rank"): Wording(
+        "Spectrum: stable rank at each layer", "Spectrum: stable rank at {layer}", "stable rank"
+    ),
+    ("jacobian_norm", "mean"): Wording(
+        "Jacobian norm of each layer's output, mean over samples",
+        "Jacobian norm, {layer}: mean",
+        "largest singular value",
+    ),
+    ("jacobian_norm", "max"): Wording(
+        "Jacobian norm of each layer's output, largest of the samples",
+        "Jacobian norm, {layer}: largest",
+        "largest singular value",
+    ),
+    ("linear_operator", "norm"): _plain("Linear network: operator norm", "largest singular value"),
+    ("linear_operator", "frobenius_norm"): _plain("Linear network: Frobenius norm", "Frobenius norm"),
+    ("linear_operator", "stable_rank"): _plain("Linear network: stable rank", "stable rank"),
+    ("linear_operator", "distance"): _plain(
+        "Distance to the minimum-norm solution", "relative distance"
+    ),
+    ("neural_collapse", "nc1"): _plain("NC1: variability within classes", "tr(Σw Σb⁺) / C"),
+    ("neural_collapse", "nc2_equinorm"): _plain("NC2: spread of class means' lengths", "std / mean"),
+    ("neural_collapse", "nc2_equiangularity"): _plain("NC2: spread of class means' cosines", "std"),
+    ("neural_collapse", "nc3"): _plain("NC3: classifier against class means", "squared distance"),
+    ("neural_collapse", "nc4_held_out"): Wording(
+        "NC4: decisions other than the nearest mean's (%)",
+        "NC4: other than the nearest mean's",
+        "held-out samples (%)",
+        factor=100.0,
+        from_zero=True,
+    ),
+    ("neural_collapse", "cdnv"): _plain("CDNV: variance over class distance", "CDNV"),
+    ("identity_constant", "identity"): _plain("Correlation of predictions to the identity", "cosine"),
+    ("identity_constant", "constant"): _plain("Correlation of predictions to the constant map", "cosine"),
+    ("weight_distance", "distance"): Wording(
+        "Distance of each tensor from its start, ‖W − W₀‖ / ‖W₀‖",
+        "Distance of {layer} from its start",
+        "relative distance",
+    ),
+    ("feature_similarity", "input"): Wording(
+        "Similarity of each stage to the input (debiased linear CKA)", "Similarity of {layer} to the input", "CKA"
+    ),
+    ("feature_similarity", "previous"): Wording(
+        "Similarity of each stage to the one before (debiased linear CKA)",
+        "Similarity of {layer} to the one before",
+        "CKA",
+    ),
+    ("local_stability", "stability"): _plain("Samples that no change of one coordinate by v flips", "share of samples"),
+    ("activation_images", "share"): Wording(
+        "Share of activations in one image (σ₁² / Σσ²)", "Share of activations of {layer} in one image", "share"
+    ),
+    ("activation_images", "correlation"): Wording(
+        "Best channel's correlation with the input image",
+        "Best channel of {layer}: correlation with the input",
+        "cosine",
     ),
 }
 
@@ -135,35 +209,36 @@ def panels_of_metrics(columns: Mapping[str, Mapping[int, float]], held_out: str)
 
 def panels_of_probes(
     probes: Mapping[str, Mapping[tuple[str, str], Mapping[int, float]]], classes: int | None
-) -> list[Curves | Heatmap]:
-    """One panel per probe, known or not, of the first key that it wrote for a layer.
+) -> list[Curves | Heatmap | Number]:
+    """One panel per probe, of the first key that it wrote for a layer; for a known probe, one for each known key.
 
-    A heatmap where that key has several layers, else a curve. Readings without a layer are about the probe itself (its
-    cost, say): they are drawn only for a probe that writes nothing else, and seconds never.
+    A heatmap where that key has several layers, else a curve, or a number where it was read once in the whole run.
+    Readings without a layer are about the probe itself (its cost, say): they are drawn only for a probe that writes
+    nothing else, and seconds never.
     """
-    panels: list[Curves | Heatmap] = []
-    for probe, readings in probes.items():
-        keys = [key for layer, key in readings if layer] or [key for _, key in readings if key != "seconds"]
-        if not keys:
-            continue
-        key = keys[0]
+    panels: list[Curves | Heatmap | Number] = []
+    looks = {epoch for readings in probes.values() for of_key in readings.values() for epoch in of_key}
+    for probe, kind, key, readings in _shown(probes):
         cells = {layer: cells for (layer, of), cells in readings.items() if of == key}
         if len(cells) > 1:
             cells.pop("", None)
         plain = probe if probe == key else f"{probe}: {key}"
         plain = (plain[:1].upper() + plain[1:]).replace("_", " ")
-        wording = WORDINGS.get((probe, key), Wording(f"{plain} at each layer", plain + " of {layer}", key))
+        wording = WORDINGS.get((kind, key), Wording(f"{plain} at each layer", plain + " of {layer}", key))
         if len(cells) == 1:
             ((layer, only),) = cells.items()
             title = wording.one.format(layer="the features" if layer == "features" else layer) if layer else plain
             epochs = sorted(only)
             values = wording.factor * np.array([only[epoch] for epoch in epochs], dtype=np.float64)
+            if len(looks) == 1:
+                panels.append(Number(probe, title, wording.unit.replace("_", " "), float(values[0])))
+                continue
             line = Series("", "", np.array(epochs, dtype=np.float64), values)
             panels.append(Curves(probe, title, wording.unit.replace("_", " "), (line,), from_zero=wording.from_zero))
         else:
             measured = sorted({epoch for of_layer in cells.values() for epoch in of_layer})
             rows = [[of_layer.get(epoch, math.nan) for epoch in measured] for of_layer in cells.values()]
-            chance = 100.0 * (1.0 - 1.0 / classes) if classes and probe == "representation_collapse" else None
+            chance = 100.0 * (1.0 - 1.0 / classes) if classes and kind == "representation_collapse" else None
             panels.append(
                 Heatmap(
                     probe,
@@ -173,9 +248,29 @@ def panels_of_probes(
                     tuple(measured),
                     wording.factor * np.array(rows, dtype=np.float64),
                     chance if key == "error" else None,
+                    _rows(list(cells)),
                 )
             )
     return panels
+
+
+def _shown(
+    probes: Mapping[str, Mapping[tuple[str, str], Mapping[int, float]]],
+) -> Iterator[tuple[str, str, str, Mapping[tuple[str, str], Mapping[int, float]]]]:
+    """Each probe, its kind (the second `spectrum` of a run is called `spectrum_2`) and a key to be drawn."""
+    for probe, readings in probes.items():
+        keys = [key for layer, key in readings if layer] or [key for _, key in readings if key != "seconds"]
+        kind = re.sub(r"_\d+$", "", probe)
+        known = [key for key in dict.fromkeys(keys) if (kind, key) in WORDINGS]
+        for key in known or keys[:1]:
+            yield probe, kind, key, readings
+
+
+def _rows(layers: Sequence[str]) -> str:
+    """What the rows of a heatmap are: some probes read at inputs of their own, which stand in place of layers."""
+    if all(re.match(r"(rho|v)=", layer) for layer in layers):
+        return "correlation of the input" if layers[0].startswith("rho") else "strength v"
+    return Heatmap.rows
 
 
 def best_epoch(panels: Sequence[Curves]) -> Best | None:

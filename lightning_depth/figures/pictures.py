@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +18,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from lightning_depth.figures.clustering import clustered_order
 from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, inches_of
-from lightning_depth.figures.style import DPI, FAINT, MARGIN, QUIET, STYLE, WIDTH
-from lightning_depth.figures.wording import short_names
+from lightning_depth.figures.style import DPI, FAINT, GAP, MARGIN, QUIET, STYLE, WIDTH
+from lightning_depth.figures.wording import ellipsis, short_names
 from lightning_depth.mistakes import Mistake
 
 TILES = 6  # as many layers of one kind are drawn, evenly spread over all
+LINES, ACROSS = 12, 16  # as many layers and images of a row of images
+CLUSTERED = 512  # samples of a similarity matrix that are put in the order of a clustering, 0.3 s
 DARK = 1e-6  # a spectrum is drawn down to this share of its largest value
 
 TITLES = {
     ("spectrum", "spectrum"): "Spectrum, divided by its largest value",
-    ("spectrum", "similarity"): "Cosine similarity of held-out features, samples in the order of a clustering",
+    ("spectrum", "similarity"): "Cosine similarity of features, samples in the order of a clustering",
     ("feature_similarity", "cka"): "Similarity of the representations of all stages (debiased linear CKA)",
     ("feature_similarity", "cka_reference"): "Similarity to the stages of the reference (debiased linear CKA)",
     ("activation_images", "images"): "Activations: the top singular vector across channels",
     ("activation_images", "channels"): "Activations: the channel that correlates most with the input",
+    ("activation_images", "upper"): "What the upper sub-network makes of the input image, fed directly to a layer",
+    ("linear_operator", "spectrum"): "Singular values of the linear network, divided by the largest",
     ("identity_constant", "predictions"): "Predictions for inputs at growing correlation to the training example",
 }
 
@@ -53,7 +60,11 @@ class Arrays:
     def title(self) -> str:
         """What is shown, in words."""
         plain = f"{self.probe}: {self.key}".replace("_", " ")
-        return TITLES.get((self.probe, self.key), plain[:1].upper() + plain[1:])
+        kind = re.sub(r"_\d+$", "", self.probe)  # the second `spectrum` of a run is called `spectrum_2`
+        known = TITLES.get((kind, self.key))
+        if known is None:
+            return plain[:1].upper() + plain[1:]
+        return known if kind == self.probe else f"{known} ({self.probe})"
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def read_pictures(directory: Path, until: int | None = None) -> list[Arrays]:
         try:
             with np.load(path) as file:
                 members = {name: file[name] for name in file.files}
-        except (OSError, ValueError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
             raise Mistake(f"{path}: not a file of arrays ({error}).") from error
         for name, values in members.items():
             if not name.startswith("names:"):
@@ -113,8 +124,12 @@ def draw_pictures(pictures: Sequence[Arrays], target: Path) -> Path:
 
 def _some(names: Sequence[str], most: int) -> list[str]:
     """`names`, or `most` of them, evenly spread, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round()).astype(int)
-    return [names[place] for place in places]
+    return [names[place] for place in _spread(len(names), most)]
+
+
+def _spread(number: int, most: int) -> list[int]:
+    """The places of at most `most` of `number` things."""
+    return [int(place) for place in np.unique(np.linspace(0, number - 1, min(most, number)).round())]
 
 
 def _choice(shown: int, of: int, what: str) -> str:
@@ -136,12 +151,13 @@ def _spectra(arrays: Arrays) -> Row:
             ax = page.axes(MARGIN + 0.55 + index * slot, top + TITLE + 0.15, slot - 0.65, height, f"{arrays.probe}")
             if index == 0:
                 draw_title(ax, _spectra_title(arrays, layers), 0.55, slot - 0.65, room)
+            wide = _is_wide(arrays.layers[layer])
             for epoch, values in arrays.layers[layer].items():
-                top_value = float(np.nanmax(values)) if values.size else 0.0
-                shown = np.where(values > DARK * top_value, values, np.nan)
+                largest = _range(values)[1]
+                shown = np.where(values > DARK * largest, values, np.nan) if wide else values
                 marker = "." if values.size <= 30 else ""
-                ax.plot(np.arange(1, values.size + 1), shown, marker, ls="-", color=colour(norm(epoch)), linewidth=1.0)
-            if _is_wide(arrays.layers[layer]):
+                ax.plot(np.arange(1, values.size + 1), shown, marker=marker, color=colour(norm(epoch)), linewidth=1.0)
+            if wide:
                 ax.set_yscale("log")
             ax.text(0.98, 0.97, names[index], transform=ax.transAxes, ha="right", va="top", size=8.0)
             ax.grid(True, color=FAINT, linewidth=0.5)
@@ -169,37 +185,61 @@ def _is_wide(of_layer: Mapping[int, NDArray[np.float64]]) -> bool:
     return bool(positive.size) and positive.max() > 20 * positive.min()
 
 
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The smallest and the largest number among the values, 0 and 0 where there is none."""
+    numbers = values[np.isfinite(values)]
+    return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+
+
 def _matrices(arrays: Arrays) -> Row:
     height = 3.2
-    looks = [(layer, epoch) for layer in arrays.layers for epoch in _first_and_last(arrays.layers[layer])]
-    shown = looks[-4:] if len(looks) > 4 else looks
+    longest = max((inches_of(n, 7.0) for names in arrays.names.values() for n in short_names(names)), default=0.0)
+    before = 0.3 + longest
+    slot = before + height + 0.75
+    fit = max(1, int((WIDTH - 2 * MARGIN) / slot))
+    over_time = max(len(_first_and_last(of_layer)) for of_layer in arrays.layers.values())
+    layers = _some(list(arrays.layers), max(1, fit // over_time))
+    looks = [(layer, epoch) for layer in layers for epoch in _first_and_last(arrays.layers[layer])][-fit:]
 
     def draw(page: Page, top: float) -> None:
-        longest = max((inches_of(n, 7.0) for names in arrays.names.values() for n in short_names(names)), default=0.0)
-        before = 0.3 + longest
-        slot = before + height + 0.75
-        for index, (layer, epoch) in enumerate(shown):
-            values = arrays.layers[layer][epoch]
+        for index, (layer, epoch) in enumerate(looks):
+            values = _ordered(arrays, layer, epoch)
             left = MARGIN + index * slot + before
             ax = page.axes(left, top + TITLE + 0.15, height, height, f"{arrays.probe}")
             if index == 0:
-                draw_title(ax, arrays.title, before, height, WIDTH - 2 * MARGIN)
-            low = min(0.0, float(np.nanmin(values)))
-            image = ax.imshow(np.ma.masked_invalid(values), vmin=low, vmax=max(1.0, float(np.nanmax(values))))
+                title = arrays.title + _choice(len(layers), len(arrays.layers), "layers")
+                draw_title(ax, title, before, height, WIDTH - 2 * MARGIN)
+            low, high = _range(values)
+            image = ax.imshow(
+                np.ma.masked_invalid(values), vmin=min(0.0, low), vmax=max(1.0, high), interpolation="nearest"
+            )
+            ax.set_facecolor(GAP)
             names = arrays.names[layer]
             if names:
-                kept = np.unique(np.linspace(0, len(names) - 1, min(len(names), 24)).round()).astype(int)
+                kept = _spread(len(names), 24)
                 short = short_names(names)
                 ax.set_yticks(kept, [short[k] for k in kept], size=7.0)
                 ax.set_xticks([])
             ax.tick_params(length=2, labelsize=7.0)
             ax.spines[:].set_visible(False)
-            ax.set_xlabel(f"{layer}  epoch {epoch}".strip(), size=8.5)
+            ax.set_xlabel(f"{ellipsis(layer, 34)}  epoch {epoch}".strip(), size=8.5)
             bar = page.axes(left + height + 0.08, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} colours")
             page.figure.colorbar(image, cax=bar).outline.set_visible(False)
             bar.tick_params(length=2, labelsize=7.0)
 
-    return Row(height + TITLE + 0.15 + 0.4, draw)
+    return Row(height + TITLE + 0.15 + 0.5, draw)
+
+
+def _ordered(arrays: Arrays, layer: str, epoch: int) -> NDArray[np.float64]:
+    """The matrix as it is shown: similarities of samples in the order of their clustering."""
+    values = arrays.layers[layer][epoch]
+    if arrays.key != "similarity" or len(values) > CLUSTERED:
+        return values
+    try:
+        order = clustered_order(values)
+    except ValueError:  # NaN among them, or no square
+        return values
+    return values[np.ix_(order, order)]
 
 
 def _first_and_last(of_layer: Mapping[int, NDArray[np.float64]]) -> list[int]:
@@ -207,28 +247,32 @@ def _first_and_last(of_layer: Mapping[int, NDArray[np.float64]]) -> list[int]:
 
 
 def _images(arrays: Arrays) -> Row:
-    layers = _some(list(arrays.layers), 12)
+    layers = _some(list(arrays.layers), LINES)
     epoch = max(epoch for layer in layers for epoch in arrays.layers[layer])
     last = {layer: arrays.layers[layer][max(arrays.layers[layer])] for layer in layers}
-    across = max(len(images) for images in last.values())
+    number = max(len(images) for images in last.values())
+    places = _spread(number, ACROSS)
     name_room = 0.15 + max(inches_of(name, 8.0) for name in short_names(layers))
-    size = min(1.0, (WIDTH - 2 * MARGIN - name_room) / across)
+    size = min(1.0, (WIDTH - 2 * MARGIN - name_room) / max(len(places), 1))
     labels = next((names for names in arrays.names.values() if names), [])
     caption = 0.2 if labels else 0.0
 
     def draw(page: Page, top: float) -> None:
         names = short_names(layers)
-        chosen = _choice(len(layers), len(arrays.layers), "layers")
+        chosen = _choice(len(layers), len(arrays.layers), "layers") + _choice(len(places), number, "images")
         page.text(MARGIN, top + 0.12, f"{arrays.title}{chosen}, epoch {epoch}", size=11.5, weight="bold")
         for line, layer in enumerate(layers):
             upper = top + TITLE + caption + line * size
             page.text(MARGIN, upper + size / 2, names[line], size=8.0, va="center")
-            for place, image in enumerate(last[layer]):
+            for place, which in enumerate(places):
+                if which >= len(last[layer]):
+                    break
+                image = last[layer][which]
                 left = MARGIN + name_room + place * size
                 ax = page.axes(left, upper, size - 0.05, size - 0.05, f"{arrays.probe} {layer}")
                 ax.imshow(np.ma.masked_invalid(image), cmap="gray", interpolation="nearest")
                 ax.set_axis_off()
-                if line == 0 and place < len(labels):
-                    page.text(left + size / 2, upper - 0.18, labels[place], size=7.5, color=QUIET, ha="center")
+                if line == 0 and which < len(labels):
+                    page.text(left + size / 2, upper - 0.18, labels[which], size=7.5, color=QUIET, ha="center")
 
     return Row(len(layers) * size + TITLE + caption + 0.25, draw)

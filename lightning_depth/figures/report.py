@@ -16,19 +16,22 @@ from lightning_depth.figures.page import BELOW, TITLE, Page, fit, inches_of
 from lightning_depth.figures.panels import (
     Curves,
     Heatmap,
+    Number,
     best_epoch,
     held_out_name,
     panels_of_metrics,
     panels_of_probes,
 )
 from lightning_depth.figures.pictures import Row, read_pictures, rows_of
-from lightning_depth.figures.style import ALARM, DPI, MARGIN, QUIET, STYLE, TALLEST, WIDTH
+from lightning_depth.figures.style import ALARM, DPI, MARGIN, PROBE, QUIET, STYLE, TALLEST, WIDTH
 from lightning_depth.figures.tables import read_metrics, read_readings, read_summary, section
 from lightning_depth.figures.wording import description, headlines, provenance, state, warning_bands
+from lightning_depth.figures.wording import number as number_of
 from lightning_depth.mistakes import Mistake
 
 METRIC_PANELS = 8
 BAND, HEADER, FOOTER_LINE = 0.42, 1.3, 0.17
+NUMBERS, NUMBER_HEIGHT = 4, 1.0
 
 
 def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
@@ -68,17 +71,12 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
     classes = section(summary, "data").get("num_classes")
     held_out = held_out_name(summary)
     metric_panels = panels_of_metrics(read_metrics(metrics) if metrics.exists() else {}, held_out)
-    probe_panels = panels_of_probes(
-        read_readings(readings) if readings.exists() else {}, classes if isinstance(classes, int) else None
-    )
-    looks = [epoch for panel in probe_panels for epoch in _epochs(panel)]
+    read = read_readings(readings) if readings.exists() else {}
+    probe_panels = panels_of_probes(read, classes if isinstance(classes, int) else None)
+    looks = [epoch for of_probe in read.values() for of_key in of_probe.values() for epoch in of_key]
     rows = rows_of(read_pictures(directory, until=max(looks))) if looks else []
     with mpl.rc_context(STYLE):
         return _compose(directory, summary, held_out, metric_panels, probe_panels, rows)
-
-
-def _epochs(panel: Curves | Heatmap) -> Sequence[int]:
-    return panel.epochs if isinstance(panel, Heatmap) else [int(e) for series in panel.series for e in series.epochs]
 
 
 def _compose(
@@ -86,11 +84,12 @@ def _compose(
     summary: Mapping[str, Any],
     held_out: str,
     metric_panels: Sequence[Curves],
-    probe_panels: Sequence[Curves | Heatmap],
+    probe_panels: Sequence[Curves | Heatmap | Number],
     rows: Sequence[Row],
 ) -> Figure:
     best = best_epoch(metric_panels)
     curves = [*metric_panels[:METRIC_PANELS], *(panel for panel in probe_panels if isinstance(panel, Curves))]
+    numbers = [panel for panel in probe_panels if isinstance(panel, Number)]
     columns = heatmap_columns([panel for panel in probe_panels if isinstance(panel, Heatmap)])
     across = 4 if len(curves) in (4, 7, 8) or len(curves) > 9 else min(3, max(2, len(curves)))
     lines = math.ceil(len(curves) / across)
@@ -98,11 +97,14 @@ def _compose(
     footer = textwrap.wrap(provenance(directory, summary, len(metric_panels[METRIC_PANELS:])), 255)
 
     curve_height = TITLE + 2.25 + BELOW
-    fixed = len(bands) * BAND + HEADER + max(lines * curve_height, 0.0 if columns else 1.0)
+    number_lines = math.ceil(len(numbers) / NUMBERS)
+    fixed = len(bands) * BAND + HEADER + max(lines * curve_height, 0.0 if columns or numbers or rows else 1.0)
+    fixed += number_lines * NUMBER_HEIGHT
     fixed += 0.35 + FOOTER_LINE * len(footer)
     panels = max((len(column) for column in columns), default=0) * (TITLE + BELOW)
     maps = max((sum(height for _, height in column) for column in columns), default=0.0)
-    shrink = min(1.0, max(0.15, (TALLEST - fixed - panels) / maps)) if maps else 1.0
+    # Many curves make a long page, not flat heatmaps.
+    shrink = min(1.0, max(0.15, max(TALLEST / 2, TALLEST - fixed - panels) / maps)) if maps else 1.0
     tallest = max((sum(h * shrink + TITLE + BELOW for _, h in column) for column in columns), default=0.0)
     total = fixed + tallest + math.fsum(row.height for row in rows)
 
@@ -116,11 +118,15 @@ def _compose(
     run = str(summary.get("run") or directory.resolve().name)
     _draw_header(page, top, run, summary, last, headlines(metric_panels, best, summary, held_out))
     top += HEADER
+    for index, number in enumerate(numbers):
+        line, place = divmod(index, NUMBERS)
+        _draw_number(page, number, MARGIN + place * (WIDTH - 2 * MARGIN) / NUMBERS, top + line * NUMBER_HEIGHT)
+    top += number_lines * NUMBER_HEIGHT
     slot = (WIDTH - 2 * MARGIN) / across
     for index, panel in enumerate(curves):
         line, place = divmod(index, across)
         draw_curves(page, panel, best, MARGIN + place * slot, top + line * curve_height, slot)
-    if not curves and not columns:
+    if not curves and not columns and not numbers and not rows:
         page.text(MARGIN, top + 0.3, "No epoch is finished and no probe has written yet.", size=13, color=QUIET)
     top += lines * curve_height
     for place, column in enumerate(columns):
@@ -136,6 +142,13 @@ def _compose(
     for index, text in enumerate(reversed(footer)):
         page.text(MARGIN, total - 0.18 - FOOTER_LINE * index, text, size=7.5, color=QUIET, va="bottom")
     return page.figure
+
+
+def _draw_number(page: Page, panel: Number, left: float, top: float) -> None:
+    title, size = fit(panel.title, (WIDTH - 2 * MARGIN) / NUMBERS - 0.2, 9.5, 7.0, "bold")
+    page.text(left, top, title, size=size, weight="bold")
+    page.text(left, top + 0.22, number_of(panel.value), size=20, weight="bold", color=PROBE)
+    page.text(left, top + 0.6, panel.unit, size=8.5, color=QUIET)
 
 
 def _draw_header(

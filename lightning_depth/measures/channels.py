@@ -51,7 +51,7 @@ def _reference_rows(reference: Tensor, activations: Tensor) -> Tensor:
     if not reference.isfinite().all():
         raise ValueError("the reference is not finite")
     image = reference.double()
-    image = image[None, None] if image.ndim == 2 else image.mean(-3, keepdim=True).view(-1, 1, *image.shape[-2:])
+    image = image[None, None] if image.ndim == 2 else image.mean(-3, keepdim=True).reshape(-1, 1, *image.shape[-2:])
     if image.shape[-2:] != activations.shape[-2:]:
         image = F.interpolate(image, activations.shape[-2:], mode="area")
     return image.flatten(1)
@@ -94,7 +94,7 @@ def top_singular_image(
     towards = image if reference is None else image * _reference_rows(reference, activations)
     image = torch.where(towards.sum(1, keepdim=True) < 0, -image, image)
     batch, size = activations.shape[:-3], activations.shape[-2:]
-    return SingularImage(image.view(*batch, *size), share.view(batch))
+    return SingularImage(image.reshape(*batch, *size), share.view(batch))
 
 
 def most_correlated_channel(
@@ -119,7 +119,7 @@ def most_correlated_channel(
     """
     maps = _maps(activations)
     n, channels, size = maps.shape
-    rows = normalised(maps.view(n * channels, size), centred=False).rows.view(n, channels, size)
+    rows = normalised(maps.reshape(n * channels, size), centred=False).rows.view(n, channels, size)
     image = normalised(_reference_rows(reference, activations), centred=False).rows
     # <a_c, r> / (||a_c|| ||r||)
     correlations = (rows * image[:, None]).sum(2).clamp(-1, 1) * (maps != maps[:, :, :1]).any(2)

@@ -149,8 +149,17 @@ class AbstractClassifier(LightningModule, ABC):
             self.trainer.should_stop = True
 
     def on_validation_epoch_start(self) -> None:
+        if self._is_last_look():
+            self.trainer.should_stop = True  # known before validation, so that probes know their last look
         for metric in self._metrics("val").values():
             metric.reset()
+
+    def _is_last_look(self) -> bool:
+        """Whether the training accuracy of the epoch that ends with this validation stops the run."""
+        if self.stop_at_train_acc is None or self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return False
+        ended: bool = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return ended and float(self._metrics("train")["acc"].compute()) >= self.stop_at_train_acc
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")

@@ -49,8 +49,9 @@ class ProbeRecord(Callback):
             done = loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             trainer.fit_loop.epoch_progress.current.processed = done  # type: ignore[attr-defined]
             for probe in probes:
-                if probe.state_key in loaded.get("callbacks", {}):
-                    probe.load_state_dict(loaded["callbacks"][probe.state_key])
+                state = _state_of(probe, loaded.get("callbacks", {}))
+                if state is not None:
+                    probe.load_state_dict(state)
         if trainer.is_global_zero:
             self.directory = claim(self.root, self.run_name, "pictures")
 
@@ -83,6 +84,12 @@ class ProbeRecord(Callback):
             (self.directory / "pictures").rmdir()
             self.directory.rmdir()
             self.directory = None
+
+
+def _state_of(probe: AbstractProbe, states: Mapping[str, Any]) -> Any:
+    """What the checkpoint holds for this probe, or else for another of its class, with another schedule or layers."""
+    alike = [state for key, state in states.items() if key.startswith(f"{type(probe).__qualname__}(")]
+    return states.get(probe.state_key, alike[0] if alike else None)
 
 
 def readings_table(probe: AbstractProbe) -> str:

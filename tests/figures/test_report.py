@@ -448,9 +448,18 @@ def test_rows_below_the_input_lose_the_module_that_they_share(tmp_path: Path) ->
 
 @pytest.mark.parametrize("layer", ["features", "net.head"])
 def test_the_effective_rank_of_one_layer_is_that_of_the_features(tmp_path: Path, layer: str) -> None:
-    write(tmp_path / "readings.csv", READINGS, [[1, "effective_rank", layer, "effective_rank", 2.5]])
+    rows = [[epoch, "effective_rank", layer, "effective_rank", 2.5] for epoch in (1, 2)]
+    write(tmp_path / "readings.csv", READINGS, rows)
     title = panel(draw(tmp_path), "effective_rank").get_title(loc="left")
     assert title == "Effective rank of the features (nats)"
+
+
+def test_what_was_read_once_in_the_whole_run_is_a_number(tmp_path: Path) -> None:
+    write(tmp_path / "readings.csv", READINGS, [[3, "effective_rank", "fc", "effective_rank", 2.5]])
+    figure = draw(tmp_path)
+    assert figure.get_axes() == []
+    assert "Effective rank of the features (nats)" in words(figure)
+    assert "2.5" in words(figure)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from callbacks import WeightDistance
 from lightning_depth.data import EmbeddedDigits
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models import ResNet
@@ -149,10 +150,12 @@ def test_logged_metrics_are_means_over_all_samples(loss, tmp_path):
 
 
 def test_training_stops_at_the_stated_accuracy(tmp_path):
-    model = ResNet(depth=10, width=2, stop_at_train_acc=0.0)
-    fit = trainer(max_epochs=5, enable_checkpointing=False, default_root_dir=tmp_path)
+    model, probe = ResNet(depth=10, width=2, stop_at_train_acc=0.0), WeightDistance(every="last")
+    fit = trainer(max_epochs=5, enable_checkpointing=False, default_root_dir=tmp_path, callbacks=[probe])
     fit.fit(model, datamodule=digits())
     assert fit.current_epoch == 1
+    assert {r.epoch for r in probe.readings} == {1}  # it knew that this look was the last
+    assert float(fit.callback_metrics["train/acc"]) > 0
     never = ResNet(depth=10, width=2, stop_at_train_acc=1.0)
     fit = trainer(max_epochs=2, enable_checkpointing=False, default_root_dir=tmp_path)
     fit.fit(never, datamodule=digits())
