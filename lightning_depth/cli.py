@@ -31,7 +31,7 @@ from lightning_depth import data, models
 from lightning_depth.data.images import AbstractImageData
 from lightning_depth.entrance import TOP_KEYS, TRAINER_COMMANDS, config_files
 from lightning_depth.mistakes import Mistake
-from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.models.base import AbstractFamily
 from lightning_depth.parse_errors import readable
 from lightning_depth.runs.directory import (
     Place,
@@ -274,7 +274,7 @@ class DepthCLI(LightningCLI):
     def _checkpoints(self, directory: Path) -> list[Callback]:
         # Two of them: `save_last` would save only when the monitored one has improved.
         always = ModelCheckpoint(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        if not isinstance(self.model, AbstractClassifier):
+        if not isinstance(self.model, AbstractFamily):
             return [always]
         best = ModelCheckpoint(
             directory, "best", "val/acc", mode="max", save_on_train_epoch_end=True, enable_version_counter=False

@@ -7,10 +7,10 @@ import signal
 from lightning.pytorch import Callback
 from torch import nn
 
-from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.models.base import AbstractFamily
 
 
-class DivergesInEpoch2(AbstractClassifier):
+class DivergesInEpoch2(AbstractFamily):
     """Its loss is infinite from the second step of the second epoch on."""
 
     def build(self, input_shape, num_classes):
@@ -21,7 +21,7 @@ class DivergesInEpoch2(AbstractClassifier):
         return loss * (math.inf if self.trainer.current_epoch == 1 and batch_idx >= 1 else 1)
 
 
-class Dropout(AbstractClassifier):
+class Dropout(AbstractFamily):
     """Draws from torch's global generator in every training step."""
 
     def build(self, input_shape, num_classes):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Sampler, SequentialSampler
@@ -94,15 +94,16 @@ def flip(images: UInt8[Tensor, "B H W C"], mirrored: Bool[Tensor, " B"]) -> UInt
 
 
 class TensorBatches:
-    """An iterable of batches (x, y): x float32 (B, C, H, W), normalised, y int64 (B,).
+    """An iterable of batches (x, y): x float32 (B, C, H, W), normalised, y int64 (B,); or tensors as they are.
 
     Batch k of epoch e is the pure function `batch(e, k)`: nothing here draws from a global generator. The crops and
     flips of a whole epoch come from `generator(seed, "augment", epoch)` on the CPU and belong to *positions* in the
     global order, so a picture does not depend on the device, the number of processes or the point of resumption.
 
     Args:
-        images: the split, uint8 (N, H, W, C), on the device where batches are wanted.
-        labels: int64 (N,), on the same device.
+        images: the split, uint8 (N, H, W, C), on the device where batches are wanted. Floating-point inputs (N, ...)
+            are served as they are, without augmentation.
+        labels: int64 (N,), or any other targets, on the same device.
         batch_size: images per batch; the last one may be smaller.
         mean: per channel, in units of the full scale (0 to 1).
         std: per channel, in the same units.
@@ -118,8 +119,8 @@ class TensorBatches:
 
     def __init__(
         self,
-        images: UInt8[Tensor, "N H W C"],
-        labels: Int64[Tensor, " N"],
+        images: UInt8[Tensor, "N H W C"] | Float[Tensor, "N ..."],
+        labels: Shaped[Tensor, "N ..."],
         batch_size: int,
         mean: list[float],
         std: list[float],
@@ -145,7 +146,7 @@ class TensorBatches:
         for step in range(self.skip_batches if epoch == self.first_epoch else 0, len(self)):
             yield self.batch(epoch, step)
 
-    def batch(self, epoch: int, step: int) -> tuple[Float32[Tensor, "B C H W"], Int64[Tensor, " B"]]:
+    def batch(self, epoch: int, step: int) -> tuple[Float[Tensor, "B ..."], Shaped[Tensor, "B ..."]]:
         """Batch `step` of `epoch`, whatever was asked for before."""
         here = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.order is None:
@@ -158,7 +159,9 @@ class TensorBatches:
             images = flip(images, mirrored)
         return self._normalised(images), self.labels[indices]
 
-    def _normalised(self, images: UInt8[Tensor, "B H W C"]) -> Float32[Tensor, "B C H W"]:
+    def _normalised(self, images: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        if images.is_floating_point():
+            return images
         x = images.permute(0, 3, 1, 2).float().sub_(self.shift).div_(self.scale)
         return x.contiguous()
 

@@ -1,32 +1,24 @@
 """The base of all image data sets: which images, which classes, which batches."""
 
 import difflib
-import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int64, UInt8
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_depth.data.batches import Augmentation, EpochOrder, TensorBatches
-from lightning_depth.data.sources import AbstractImages, Source, Split
+from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.sources import AbstractImages, Split
 from lightning_depth.mistakes import Mistake
 from lightning_depth.seeds import generator, run_seed
 
 
-class Loaded(NamedTuple):
-    """Chosen images in memory, uint8 (N, H, W, C), and their labels, renumbered."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class AbstractImageData(LightningDataModule, ABC):
+class AbstractImageData(AbstractMemoryData):
     """Images held in memory, served in batches from the training device.
 
     A data set of your own is a subclass with two methods: `find()` says where the images are (or raises `Mistake`), and
@@ -85,12 +77,10 @@ class AbstractImageData(LightningDataModule, ABC):
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed)
         counts = {
             "samples_per_class": samples_per_class,
             "image_size": image_size,
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
         }
         for name, count in counts.items():
             if count is not None and count < 1:
@@ -105,40 +95,12 @@ class AbstractImageData(LightningDataModule, ABC):
             raise Mistake("classes is empty: name at least one, or leave it out for all.")
         self.root, self.classes, self.samples_per_class = Path(root).expanduser(), classes, samples_per_class
         self.image_size, self.rgb, self.augment, self.padding = image_size, rgb, augment, padding
-        self.val_fraction, self.batch_size, self.eval_batch_size = val_fraction, batch_size, eval_batch_size
-        self.seed, self.mean, self.std = seed, mean, std
-        self._source: Source | None = None
+        self.val_fraction, self.mean, self.std = val_fraction, mean, std
         self._loaded: dict[str, Loaded] = {}
-        self._resident: dict[tuple[str, torch.device], Loaded] = {}
-
-    @abstractmethod
-    def find(self) -> Source:
-        """Where the images come from, decided without reading them.
-
-        Raises:
-            Mistake: they are nowhere; it says which file to put where.
-        """
 
     @abstractmethod
     def read(self, split: Split) -> AbstractImages:
         """The whole "train" or "test" split."""
-
-    def locate(self) -> Source:
-        """Where the images come from, decided once; a stand-in is announced on stderr."""
-        if self._source is None:
-            self._source = self.find()
-            if self._source.fallback:
-                _announce(self._source)
-        return self._source
-
-    @property
-    def source(self) -> Source:
-        """Where the images come from."""
-        return self.locate()
-
-    def prepare_data(self) -> None:
-        """Have the images at hand, downloaded if need be."""
-        self.locate()
 
     def setup(self, stage: str | None = None) -> None:
         """Load what `stage` needs, once; what is not needed yet is loaded when it is asked for."""
@@ -147,14 +109,14 @@ class AbstractImageData(LightningDataModule, ABC):
                 f"{type(self).__name__} validates on the test split, as the papers do; "
                 "val_fraction > 0 holds out training images instead."
             )
-        self._split("train")
+        self.split("train")
         if self.val_fraction == 0 or stage in ("test", "predict"):
-            self._split("test")
+            self.split("test")
 
     @property
     def class_names(self) -> list[str]:
         """The classes' names, by label."""
-        self._split("train")
+        self.split("train")
         return self._class_names
 
     @property
@@ -163,20 +125,20 @@ class AbstractImageData(LightningDataModule, ABC):
         return len(self.class_names)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        height, width, channels = self._split("train").images.shape[1:]
+        height, width, channels = self.split("train").inputs.shape[1:]
         return channels, height, width
 
     @property
     def in_channels(self) -> int:
         """C."""
-        return self.image_shape[0]
+        return self.input_shape[0]
 
     @property
     def train_size(self) -> int:
         """The number of training images."""
-        return len(self._split("train").labels)
+        return len(self.split("train").targets)
 
     @property
     def val_source(self) -> str:
@@ -188,85 +150,24 @@ class AbstractImageData(LightningDataModule, ABC):
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
         """(mean, std) per channel in units of the full scale: a batch is (image / 255 - mean) / std."""
-        self._split("train")
+        self.split("train")
         return self._normalisation
 
-    def train_dataloader(self) -> TensorBatches:
-        """The training batches, from where a resumed fit left off."""
-        train, (rank, world) = self._on_device("train"), self._place()
-        # The digits that stand in for other images cannot be mirrored: a 2 would become no digit at all.
-        mirrored = self.augment == "crop_flip" and self.locate().fallback
-        augment: Augmentation = "crop" if mirrored else self.augment
-        fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        order = EpochOrder(len(train.labels), self.batch_size, run_seed(self.seed), rank, world, reshuffle=not fixed)
-        epoch, skip = self._position()
-        return TensorBatches(*train, self.batch_size, *self.normalisation, order, augment, self.padding, epoch, skip)
-
-    def val_dataloader(self) -> TensorBatches:
-        """The validation images (see `val_source`), each once."""
-        return self._evaluation(self._on_device(self._validated))
-
-    def test_dataloader(self) -> TensorBatches:
-        """The test split, each image once."""
-        return self._evaluation(self._on_device("test"))
-
-    def predict_dataloader(self) -> TensorBatches:
-        """The test split, each image once."""
-        return self.test_dataloader()
-
-    def probe_dataloader(
-        self, samples: int, split: Literal["train", "held_out"] = "train", everywhere: bool = False
-    ) -> TensorBatches:
-        """A fixed random subset of the training or validation images, as they are; all of them if there are fewer.
-
-        Each process gets its share of them, or all if `everywhere`.
-        """
-        if samples < 1:
-            raise Mistake(f"A probe needs at least 1 sample, not {samples}.")
-        held = self._on_device("train" if split == "train" else self._validated)
-        shuffled = torch.randperm(len(held.labels), generator=generator(run_seed(self.seed), "probe"))
-        chosen = shuffled[:samples].to(held.labels.device)
-        with torch.inference_mode(False):  # a probe that validation calls may want gradients
-            return self._evaluation(Loaded(held.images[chosen], held.labels[chosen]), everywhere)
-
     @property
-    def _validated(self) -> str:
+    def validated(self) -> Stage:
+        """The test split, as in the papers, or what `val_fraction` holds out."""
         return "test" if self.val_fraction == 0 else "val"
 
-    def _evaluation(self, split: Loaded, everywhere: bool = False) -> TensorBatches:
-        # Every world-th image and no padding: 101 images on 2 processes are 51 and 50, and count as 101.
-        rank, world = (0, 1) if everywhere else self._place()
-        return TensorBatches(
-            split.images[rank::world], split.labels[rank::world], self.eval_batch_size, *self.normalisation
-        )
+    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
+        """Normalised images, augmented if there is an order."""
+        size = self.eval_batch_size if order is None else self.batch_size
+        # The digits that stand in for other images cannot be mirrored: a 2 would become no digit at all.
+        mirrored = self.augment == "crop_flip" and self.locate().fallback
+        augment: Augmentation = "none" if order is None else "crop" if mirrored else self.augment
+        return TensorBatches(*loaded, size, *self.normalisation, order, augment, self.padding, epoch, skip)
 
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _position(self) -> tuple[int, int]:
-        """(epoch, batches of it already seen) where training goes on; a checkpoint's loops are restored by now.
-
-        One case is not exact: resuming a fit by `max_steps` from a checkpoint saved in `on_train_epoch_end`. Lightning
-        then counts one epoch too many, and the order goes on with that of the epoch after the next.
-        """
-        if self.trainer is None:
-            return 0, 0
-        fit = self.trainer.fit_loop
-        epochs, batches = fit.epoch_progress.current, fit.epoch_loop.batch_progress.current
-        ended: int = epochs.processed  # type: ignore[attr-defined]  # both trackers have it
-        # Training by steps says `restarting` between epochs too; an epoch is open only if it was begun and not ended.
-        skip: int = batches.processed if fit.restarting and epochs.ready > ended else 0  # type: ignore[attr-defined]
-        return ended, skip
-
-    def _on_device(self, name: str) -> Loaded:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if (name, device) not in self._resident:
-            split = self._split(name)
-            with torch.inference_mode(False):  # validation may ask first, and training must be able to use the copy
-                self._resident[name, device] = Loaded(split.images.to(device), split.labels.to(device))
-        return self._resident[name, device]
-
-    def _split(self, name: str) -> Loaded:
+    def split(self, name: Stage) -> Loaded:
+        """The images of a split, uint8 (N, H, W, C), and their labels, renumbered."""
         if name not in self._loaded:
             with torch.inference_mode(False):
                 if name == "test":
@@ -293,10 +194,10 @@ class AbstractImageData(LightningDataModule, ABC):
         self._loaded["train"] = self._load(images, torch.cat(train).sort().values)
         if self.val_fraction > 0:
             self._loaded["val"] = self._load(images, torch.cat(held).sort().values)
-        self._normalisation = self._constants(images.normalisation, self._loaded["train"].images)
+        self._normalisation = self._constants(images.normalisation, self._loaded["train"].inputs)
 
     def _load_test(self) -> None:
-        self._split("train")
+        self.split("train")
         images = self.read("test")
         self._loaded["test"] = self._load(images, torch.cat([_members(images, n) for n in self._numbers]).sort().values)
 
@@ -379,14 +280,3 @@ def _members(images: AbstractImages, number: int) -> Int64[Tensor, " M"]:
     if len(members) == 0:
         raise Mistake(f"There are no images of class {images.class_names[number]!r}.")
     return members
-
-
-@rank_zero_only
-def _announce(source: Source) -> None:
-    lines = [
-        source.describe(),
-        "No number of this run says anything about the data set that was asked for.",
-        "Without a fallback, the program stops here instead and says where to put the files.",
-    ]
-    rule = "*" * 100
-    print(rule, *(f"* {line}" for line in lines), rule, sep="\n", file=sys.stderr, flush=True)

@@ -39,7 +39,7 @@ class Source:
     """
 
     name: str
-    kind: Literal["torchvision files", "image folder", "download", "embedded"]
+    kind: Literal["torchvision files", "image folder", "download", "embedded", "synthetic"]
     path: str
     fallback: bool = False
     note: str = ""

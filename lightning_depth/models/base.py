@@ -1,5 +1,6 @@
-"""The recipe that every family of classifiers shares; a family adds its network and nothing else."""
+"""The recipe that every family of networks shares; a family adds its network and nothing else."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -22,23 +23,26 @@ def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-class AbstractClassifier(LightningModule, ABC):
-    """A classifier that is trained, validated and tested by one recipe.
+class AbstractFamily(LightningModule, ABC):
+    """A family of networks that are trained, validated and tested by one recipe.
 
     A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is
     a pure function of the family's arguments, the shape of the data and the seed: it is built when the data are known,
     under a generator of its own.
 
-    Logs `{train,val,test}/{loss,acc}` once an epoch: means over all samples of the split, right under DDP. The training
-    ones are those of the epoch as it went by: in train mode, on augmented images, before each step.
+    The targets are classes (int64, one a sample), or numbers of any shape (`target_shape` in the data module), which
+    the network is to return: regression, or images for an autoencoder. Logs `{train,val,test}/loss`, and `acc` where
+    there are classes, once an epoch: means over all samples of the split, right under DDP. The training ones are those
+    of the epoch as it went by: in train mode, on augmented images, before each step.
 
     Args:
-        loss: `mse` (to one-hot targets, mean over classes) or `cross_entropy`.
+        loss: `mse` (to the targets, one-hot for classes; mean over the outputs) or `cross_entropy`.
         optimizer: made from the parameters; default SGD, lr 0.1, momentum 0.9.
         lr_scheduler: made from the optimizer, stepped once an epoch; None for a constant rate.
         stop_at_train_acc: stop once the training accuracy of an epoch is at least this (1.0: every sample right).
-        input_shape: (channels, height, width) of one sample; None: the data's.
+        input_shape: (channels, height, width) of one image, or the shape of any other input; None: the data's.
         num_classes: None: the data's.
+        target_shape: shape of one target where targets are numbers; None: the data's, if they have any.
         channels_last: keep images and convolutions' weights in channels-last memory order: faster, and nothing else
             changes. Not done for a network with a strided 1x1 convolution of fewer than 16 channels.
         seed: of the initial weights; None: that of `seed_everything`.
@@ -52,6 +56,7 @@ class AbstractClassifier(LightningModule, ABC):
         stop_at_train_acc: float | None = None,
         input_shape: Sequence[int] | None = None,
         num_classes: int | None = None,
+        target_shape: Sequence[int] | None = None,
         channels_last: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -62,48 +67,58 @@ class AbstractClassifier(LightningModule, ABC):
         self.stop_at_train_acc = stop_at_train_acc
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.num_classes = num_classes
+        self.target_shape = None if target_shape is None else tuple(target_shape)
         self.channels_last = channels_last
         self.seed = seed
         self.net: nn.Module | None = None
 
     @abstractmethod
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The network, from (n, *input_shape) to (n, num_classes). Weights are drawn from torch's global generator."""
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        """The network, from (n, *input_shape) to (n, num_outputs). Weights are drawn from torch's global generator.
+
+        There is an output for each class, or for each entry of a target; outputs may have the targets' shape instead.
+        """
 
     def configure_model(self) -> None:
         """Build the network once its data are known (Lightning calls this after the data module's `setup`)."""
         if self.net is not None:
             return
-        self.input_shape = tuple(self._from_data("input_shape", "image_shape", self.input_shape))
-        self.num_classes = int(self._from_data("num_classes", "num_classes", self.num_classes))
-        self.hparams.update(input_shape=list(self.input_shape), num_classes=self.num_classes)
-        net = self._drawn(self.input_shape, self.num_classes)
+        self.input_shape = tuple(self._from_data("input_shape", self.input_shape))
+        self.target_shape = self._from_data("target_shape", self.target_shape, needed=False)
+        if self.target_shape is None:
+            self.num_classes = int(self._from_data("num_classes", self.num_classes))
+        elif self.loss != "mse":
+            raise Mistake(f"The targets are numbers of shape {tuple(self.target_shape)}: the loss must be mse.")
+        self.hparams.update(
+            input_shape=list(self.input_shape),
+            num_classes=self.num_classes,
+            target_shape=None if self.target_shape is None else list(self.target_shape),
+        )
+        net = self._drawn()
         self.layout = torch.channels_last if self.channels_last and not _is_unsafe(net) else torch.contiguous_format
         self.net = net.to(memory_format=self.layout)
+        keys = ("loss", "acc") if self.target_shape is None else ("loss",)
         for split in SPLITS:
-            self.add_module(f"{split}_metrics", _split_metrics())
+            self.add_module(f"{split}_metrics", _split_metrics(keys))
 
-    def _drawn(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def _drawn(self) -> nn.Module:
+        outputs = self.num_classes if self.target_shape is None else math.prod(self.target_shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(run_seed(self.seed), "weights"))
-            return self.build(input_shape, num_classes)
+            return self.build(tuple(self.input_shape or ()), outputs or 0)
 
     def initial_state(self) -> dict[str, Tensor]:
         """The parameters before training, by name: drawn again from the seed, on the CPU."""
         assert self.net is not None, "configure_model() builds the network"
-        drawn = self._drawn(tuple(self.input_shape or ()), self.num_classes or 0)
-        return {f"net.{name}": parameter.detach() for name, parameter in drawn.named_parameters()}
+        return {f"net.{name}": parameter.detach() for name, parameter in self._drawn().named_parameters()}
 
-    def _from_data(self, argument: str, attribute: str, given: Any) -> Any:
+    def _from_data(self, name: str, given: Any, needed: bool = True) -> Any:
         """What the data say, where they say it; a different value given by hand is a mistake."""
-        datamodule = getattr(self._trainer, "datamodule", None)
-        found = getattr(datamodule, attribute, None)
-        if found is None and given is None:
-            raise Mistake(f"{type(self).__name__} needs {argument}: the data module does not say it (`{attribute}`).")
+        found = getattr(getattr(self._trainer, "datamodule", None), name, None)
+        if found is None and given is None and needed:
+            raise Mistake(f"{type(self).__name__} needs {name}: the data module does not say it (`{name}`).")
         if found is not None and given is not None and _plain(found) != _plain(given):
-            raise Mistake(
-                f"{type(self).__name__} was given {argument}={_plain(given)}, but the data have {_plain(found)}."
-            )
+            raise Mistake(f"{type(self).__name__} was given {name}={_plain(given)}, but the data have {_plain(found)}.")
         return given if found is None else found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,12 +127,13 @@ class AbstractClassifier(LightningModule, ABC):
         return outputs
 
     def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, labels = batch
+        x, targets = batch
         outputs = self(x)
-        losses = sample_losses(self.loss, outputs, labels)
+        losses = sample_losses(self.loss, outputs, targets)
         metrics = self._metrics(split)
         metrics["loss"].update(losses.detach().double())
-        metrics["acc"].update((outputs.detach().argmax(dim=-1) == labels).double())
+        if "acc" in metrics:
+            metrics["acc"].update((outputs.detach().argmax(dim=-1) == targets).double())
         return losses.mean(dim=-1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -144,7 +160,7 @@ class AbstractClassifier(LightningModule, ABC):
         return {key: float(value) for key, value in values.items()}
 
     def on_train_epoch_end(self) -> None:
-        accuracy = self._finish("train")["train/acc"]
+        accuracy = self._finish("train").get("train/acc", 0.0)
         if self.stop_at_train_acc is not None and accuracy >= self.stop_at_train_acc:
             self.trainer.should_stop = True
 
@@ -156,7 +172,9 @@ class AbstractClassifier(LightningModule, ABC):
 
     def _is_last_look(self) -> bool:
         """Whether the training accuracy of the epoch that ends with this validation stops the run."""
-        if self.stop_at_train_acc is None or self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+        if self.stop_at_train_acc is None or self.target_shape is not None:
+            return False
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return False
         ended: bool = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         return ended and float(self._metrics("train")["acc"].compute()) >= self.stop_at_train_acc
@@ -212,10 +230,10 @@ def _is_unsafe(net: nn.Module) -> bool:
     return any(c.kernel_size == (1, 1) and max(c.stride) > 1 and c.in_channels < 16 for c in convolutions)
 
 
-def _split_metrics() -> nn.ModuleDict:
+def _split_metrics(keys: Sequence[str]) -> nn.ModuleDict:
     # Sums in float64: a mean over 50,000 samples is then exact to all the digits that anyone prints. FiniteLoss looks
     # after losses that are not numbers.
-    means = {key: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for key in ("loss", "acc")}
+    means = {key: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for key in keys}
     return nn.ModuleDict(means)
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from lightning_depth.mistakes import Mistake
-from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.models.base import AbstractFamily
 
 
-class Imported(AbstractClassifier):
+class Imported(AbstractFamily):
     """Any `nn.Module` that takes a batch of images, named by its import path.
 
     Where the callable has an argument `num_classes` and no `weights` are asked for, it is given the data's.
@@ -22,7 +22,7 @@ class Imported(AbstractClassifier):
         network: import path of a class or function that makes the network, such as `torchvision.models.resnet18`.
         arguments: its arguments, such as `{weights: IMAGENET1K_V1}`.
         state: a file of weights (a `state_dict` saved by torch) to start from.
-        recipe: the arguments of `AbstractClassifier`.
+        recipe: the arguments of `AbstractFamily`.
 
     Raises:
         Mistake: the path names nothing that makes a network, the network refuses its arguments, the data's shape or the
@@ -42,11 +42,11 @@ class Imported(AbstractClassifier):
         self.arguments = arguments or {}
         self.state = state
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         make = found(self.network)
         arguments = dict(self.arguments)
         if "num_classes" in _parameters(make) and arguments.get("weights") is None:
-            arguments.setdefault("num_classes", num_classes)
+            arguments.setdefault("num_classes", num_outputs)
         try:
             net = make(**arguments)
         except (TypeError, ValueError) as error:

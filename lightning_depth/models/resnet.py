@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_depth.mistakes import Mistake
-from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.models.base import AbstractFamily
 
 # nichani2020 Table 1: blocks in each of the four stages, by depth.
 TABLE_1 = {
@@ -87,7 +87,7 @@ class ResNetNetwork(nn.Module):
         return out
 
 
-class ResNet(AbstractClassifier):
+class ResNet(AbstractFamily):
     """ResNet of depth 2 + 2 (n1 + n2 + n3 + n4) and width w (nichani2020 3.2).
 
     Args:
@@ -95,7 +95,7 @@ class ResNet(AbstractClassifier):
         blocks: basic blocks in each of the four stages, for any other depth (Fig. 15: more blocks in one stage).
         width: filters in the first stage; the others have 2, 4 and 8 times as many.
         kernel_size: odd; of every convolution but the shortcuts, which are 1x1 (Fig. 17).
-        **recipe: see `AbstractClassifier`.
+        **recipe: see `AbstractFamily`.
 
     Raises:
         Mistake: neither or both of `depth` and `blocks`, a depth that Table 1 lacks, an even kernel size.
@@ -119,8 +119,8 @@ class ResNet(AbstractClassifier):
         self.width = width
         self.kernel_size = kernel_size
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        return ResNetNetwork(input_shape[0], num_classes, self.blocks, self.width, self.kernel_size)
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        return ResNetNetwork(input_shape[0], num_outputs, self.blocks, self.width, self.kernel_size)
 
 
 def _blocks(depth: int | None, blocks: Sequence[int] | None) -> tuple[int, ...]:

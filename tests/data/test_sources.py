@@ -63,7 +63,7 @@ def test_mnist_files_are_read_as_torchvision_reads_them(mnist_files):
         assert torch.equal(loader.images[..., 0], reference.data)
         assert torch.equal(loader.labels, reference.targets)
     assert data.class_names == list("0123456789")
-    assert data.image_shape == (1, 28, 28)
+    assert data.input_shape == (1, 28, 28)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_images_of_different_sizes_need_image_size(image_folder):
     Image.new("RGB", (12, 10)).save(root / "train" / "dog" / "002.png")
     with pytest.raises(Mistake, match=r"dog/002\.png is 12 x 10, but .*cat/000\.png is 8 x 8"):
         ImageFolder(root=str(root)).setup()
-    assert ImageFolder(root=str(root), image_size=4).image_shape == (3, 4, 4)
+    assert ImageFolder(root=str(root), image_size=4).input_shape == (3, 4, 4)
 
 
 def test_resizing_is_antialiased_and_the_same_from_files_and_arrays(tmp_path):
@@ -144,11 +144,11 @@ def test_resizing_is_antialiased_and_the_same_from_files_and_arrays(tmp_path):
 
 def test_a_folder_is_grey_only_if_all_its_training_images_are(image_folder):
     root = image_folder(mode="L")
-    assert ImageFolder(root=str(root)).image_shape == (1, 8, 8)
+    assert ImageFolder(root=str(root)).input_shape == (1, 8, 8)
     Image.new("RGB", (8, 8), (255, 0, 0)).save(root / "train" / "cat" / "colour.png")
     data = ImageFolder(root=str(root))
     data.setup()
-    assert data.image_shape == (3, 8, 8)
+    assert data.input_shape == (3, 8, 8)
     assert data.test_dataloader().images.shape[-1] == 3
 
 
@@ -226,7 +226,7 @@ def test_the_fallback_is_loud_once_and_complete(tmp_path, capsys):
     assert said.count("stands in for CIFAR-10") == 1
     assert len(said.strip().splitlines()) == 5
     assert "\n" not in source.describe()
-    assert (data.class_names, data.image_shape, data.train_size) == (["3", "5"], (1, 28, 28), 800)
+    assert (data.class_names, data.input_shape, data.train_size) == (["3", "5"], (1, 28, 28), 800)
     assert data.normalisation == ([0.1307], [0.3081])
 
 

@@ -9,12 +9,12 @@ from torch import nn
 from lightning_depth.calls import Call
 from lightning_depth.data.images import AbstractImageData
 from lightning_depth.data.sources import Arrays, Source
-from lightning_depth.models.base import AbstractClassifier
+from lightning_depth.models.base import AbstractFamily
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.seeds import generator
 
 
-class Perceptron(AbstractClassifier):
+class Perceptron(AbstractFamily):
     """`depth` linear layers with ReLU between them."""
 
     def __init__(self, depth: int = 2, width: int = 16, **recipe) -> None:
@@ -22,8 +22,8 @@ class Perceptron(AbstractClassifier):
         self.save_hyperparameters()
         self.depth, self.width = depth, width
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        sizes = [torch.Size(input_shape).numel(), *[self.width] * (self.depth - 1), num_classes]
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        sizes = [torch.Size(input_shape).numel(), *[self.width] * (self.depth - 1), num_outputs]
         layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes[:-1])]
         return nn.Sequential(nn.Flatten(), *layers, nn.Linear(*sizes[-2:]))
 
