@@ -26,7 +26,9 @@ def part(path):
 ALLOWED = {
     "measures": {"measures"},
     "data": {"data", "discovery", "mistakes", "seeds"},
-    "models": {"models", "discovery", "mistakes", "seeds"},
+    "models": {"models", "discovery", "expansion", "measures", "mistakes", "optimisers", "seeds"},
+    "expansion": {"mistakes"},
+    "optimisers": {"optimisers", "mistakes", "seeds"},
     "calls": set(),
     "undisturbed": set(),
     "samples": {"mistakes"},

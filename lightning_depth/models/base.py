@@ -2,17 +2,22 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from lightning_depth.expansion import Expansion, expand
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.losses import LossName, sample_losses
+from lightning_depth.models.regularisers import LowRank, Regulariser, regularisation, truncate
+from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree
+from lightning_depth.optimisers.random_search import RandomSearch
 from lightning_depth.seeds import derive, run_seed
 
 SPLITS = ("train", "val", "test")
@@ -37,9 +42,18 @@ class AbstractFamily(LightningModule, ABC):
 
     Args:
         loss: `mse` (to the targets, one-hot for classes; mean over the outputs) or `cross_entropy`.
-        optimizer: made from the parameters; default SGD, lr 0.1, momentum 0.9.
+        optimizer: made from the parameters that are trained; default SGD, lr 0.1, momentum 0.9. One that calls for the
+            loss several times a step (L-BFGS, and those of `lightning_depth.optimisers`) wants all data in one batch.
         lr_scheduler: made from the optimizer, stepped once an epoch; None for a constant rate.
         stop_at_train_acc: stop once the training accuracy of an epoch is at least this (1.0: every sample right).
+        stop_at_train_loss: stop once the training loss of an epoch, without penalties, is at most this.
+        check_every: check the goals above every so many epochs only (mori2020 3: 50).
+        regularisers: penalties that are added to the training loss (huh2021 Table 3), such as
+            `[{kind: nuclear, coefficient: 1.0e-4, weights: ["conv*"]}]`; see `Regulariser`. Their sum is logged as
+            `train/penalty`.
+        low_rank: start with weights of low rank (huh2021 Table 3), such as `{rank: 5}`; see `LowRank`.
+        expansion: make each layer a product of several (huh2021 App. B), such as `{factor: 4, which: [conv]}`; see
+            `lightning_depth.expansion.expand`.
         input_shape: (channels, height, width) of one image, or the shape of any other input; None: the data's.
         num_classes: None: the data's.
         target_shape: shape of one target where targets are numbers; None: the data's, if they have any.
@@ -54,6 +68,11 @@ class AbstractFamily(LightningModule, ABC):
         optimizer: OptimizerCallable = yang2020_sgd,
         lr_scheduler: LRSchedulerCallable | None = None,
         stop_at_train_acc: float | None = None,
+        stop_at_train_loss: float | None = None,
+        check_every: int = 1,
+        regularisers: list[Regulariser] | None = None,
+        low_rank: LowRank | None = None,
+        expansion: Expansion | None = None,
         input_shape: Sequence[int] | None = None,
         num_classes: int | None = None,
         target_shape: Sequence[int] | None = None,
@@ -64,7 +83,16 @@ class AbstractFamily(LightningModule, ABC):
         self.loss: LossName = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        if check_every < 1:
+            raise Mistake(f"check_every must be at least 1 epoch, not {check_every}.")
         self.stop_at_train_acc = stop_at_train_acc
+        self.stop_at_train_loss = stop_at_train_loss
+        self.check_every = check_every
+        self.stopped_by: str | None = None
+        self.regularisers = list(regularisers or [])
+        self.low_rank = low_rank
+        self.expansion = expansion
+        self._counted = False
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.num_classes = num_classes
         self.target_shape = None if target_shape is None else tuple(target_shape)
@@ -89,23 +117,30 @@ class AbstractFamily(LightningModule, ABC):
             self.num_classes = int(self._from_data("num_classes", self.num_classes))
         elif self.loss != "mse":
             raise Mistake(f"The targets are numbers of shape {tuple(self.target_shape)}: the loss must be mse.")
+        elif self.stop_at_train_acc is not None:
+            raise Mistake("The targets are numbers, which have no accuracy: stop_at_train_loss instead of _acc.")
         self.hparams.update(
             input_shape=list(self.input_shape),
             num_classes=self.num_classes,
             target_shape=None if self.target_shape is None else list(self.target_shape),
         )
         net = self._drawn()
+        regularisation(net, self.regularisers)  # what is wrong with them shows before training
         self.layout = torch.channels_last if self.channels_last and not _is_unsafe(net) else torch.contiguous_format
         self.net = net.to(memory_format=self.layout)
         keys = ("loss", "acc") if self.target_shape is None else ("loss",)
         for split in SPLITS:
-            self.add_module(f"{split}_metrics", _split_metrics(keys))
+            penalty = ("penalty",) if split == "train" and self.regularisers else ()
+            self.add_module(f"{split}_metrics", _split_metrics((*keys, *penalty)))
 
-    def _drawn(self) -> nn.Module:
+    def _drawn(self, *stream: str | int) -> nn.Module:
         outputs = self.num_classes if self.target_shape is None else math.prod(self.target_shape)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(run_seed(self.seed), "weights"))
-            return self.build(tuple(self.input_shape or ()), outputs or 0)
+            torch.manual_seed(derive(run_seed(self.seed), "weights", *stream))
+            net = self.build(tuple(self.input_shape or ()), outputs or 0)
+            if self.low_rank is not None:
+                truncate(net, self.low_rank["rank"], self.low_rank.get("weights"))
+            return net if self.expansion is None else expand(net, **self.expansion)
 
     def initial_state(self) -> dict[str, Tensor]:
         """The parameters before training, by name: drawn again from the seed, on the CPU."""
@@ -126,18 +161,47 @@ class AbstractFamily(LightningModule, ABC):
         outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
 
-    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def _step(self, split: str, batch: tuple[Tensor, Tensor], counts: bool = True) -> Tensor:
         x, targets = batch
         outputs = self(x)
         losses = sample_losses(self.loss, outputs, targets)
-        metrics = self._metrics(split)
-        metrics["loss"].update(losses.detach().double())
-        if "acc" in metrics:
-            metrics["acc"].update((outputs.detach().argmax(dim=-1) == targets).double())
+        if counts:
+            metrics = self._metrics(split)
+            metrics["loss"].update(losses.detach().double())
+            if "acc" in metrics:
+                metrics["acc"].update((outputs.detach().argmax(dim=-1) == targets).double())
         return losses.mean(dim=-1)
 
+    def on_train_start(self) -> None:
+        optimizer = self.trainer.optimizers[0]
+        if isinstance(optimizer, torch.optim.LBFGS | AbstractDerivativeFree):
+            name = type(optimizer).__name__
+            if self.trainer.world_size > 1:
+                raise Mistake(f"{name} compares losses, and each process would see its own: train in one process.")
+            if self.trainer.num_training_batches > 1:
+                rank_zero_warn(
+                    f"{name} compares losses, and those of different batches are no match: the "
+                    f"{self.trainer.num_training_batches} batches of an epoch should be one (data.batch_size)."
+                )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._counted = False
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step("train", batch)
+        # L-BFGS and its like come several times a step, at weights that they only try: the first time counts.
+        counts, self._counted = not self._counted, True
+        loss = self._step("train", batch, counts)
+        if not self.regularisers:
+            return loss
+        assert self.net is not None
+        penalty = regularisation(self.net, self.regularisers)
+        if counts:
+            self._metrics("train")["penalty"].update(penalty.detach().double())
+        return loss + penalty
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if loss.requires_grad:  # an optimizer that evaluates candidates wants no gradient
+            super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step("val", batch)
@@ -157,27 +221,39 @@ class AbstractFamily(LightningModule, ABC):
         for metric in self._metrics(split).values():
             metric.reset()
         self.log_dict(values, sync_dist=True)  # equal on all ranks already; Lightning wants to be told
-        return {key: float(value) for key, value in values.items()}
+        return {key.split("/")[1]: float(value) for key, value in values.items()}
 
     def on_train_epoch_end(self) -> None:
-        accuracy = self._finish("train").get("train/acc", 0.0)
-        if self.stop_at_train_acc is not None and accuracy >= self.stop_at_train_acc:
-            self.trainer.should_stop = True
+        self._stop_at(self._goal(self._finish("train")))
 
     def on_validation_epoch_start(self) -> None:
-        if self._is_last_look():
-            self.trainer.should_stop = True  # known before validation, so that probes know their last look
+        self._stop_at(self._goal_before_validation())  # so that probes know their last look
         for metric in self._metrics("val").values():
             metric.reset()
 
-    def _is_last_look(self) -> bool:
-        """Whether the training accuracy of the epoch that ends with this validation stops the run."""
-        if self.stop_at_train_acc is None or self.target_shape is not None:
-            return False
+    def _stop_at(self, goal: str | None) -> None:
+        if goal is not None:
+            self.trainer.should_stop, self.stopped_by = True, goal
+
+    def _goal(self, values: Mapping[str, float]) -> str | None:
+        """The goal that the training values of this epoch reach, if this epoch is one to check it."""
+        if (self.current_epoch + 1) % self.check_every:
+            return None
+        if self.stop_at_train_acc is not None and values["acc"] >= self.stop_at_train_acc:
+            return f"training accuracy reached {self.stop_at_train_acc}"
+        if self.stop_at_train_loss is not None and values["loss"] <= self.stop_at_train_loss:
+            return f"training loss reached {self.stop_at_train_loss}"
+        return None
+
+    def _goal_before_validation(self) -> str | None:
+        """The goal reached by the epoch that ends with this validation."""
+        if self.stop_at_train_acc is None and self.stop_at_train_loss is None:
+            return None
         if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
-            return False
+            return None
         ended: bool = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        return ended and float(self._metrics("train")["acc"].compute()) >= self.stop_at_train_acc
+        values = {key: float(metric.compute()) for key, metric in self._metrics("train").items()} if ended else {}
+        return self._goal(values) if ended else None
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
@@ -187,15 +263,20 @@ class AbstractFamily(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         try:
-            optimizer = self.optimizer(self.parameters())
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         except ValueError as error:  # a negative learning rate, say
             raise Mistake(f"The optimizer refuses its settings: {error}.") from error
+        if isinstance(optimizer, RandomSearch):
+            optimizer.draw = self._drawn_again
         if self.lr_scheduler is None:
             return optimizer
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch"},
         }
+
+    def _drawn_again(self, number: int) -> list[Tensor]:
+        return [p.detach() for p in self._drawn("search", number).parameters() if p.requires_grad]
 
     # A checkpoint in the middle of an epoch carries the epoch's sums so far, each rank's own.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -132,6 +132,7 @@ class RunRecord(Checkpoint):
             "epochs": len(rows),
             "final": _metrics_of(rows[-1]) if rows else {},
             "best": _best(rows),
+            "at_best_train": _at_best_train(rows),
             "model": describe_model(pl_module),
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "data": describe_data(trainer),
@@ -145,10 +146,11 @@ class RunRecord(Checkpoint):
         }
 
     def _status(self, trainer: Trainer) -> str:
-        if not trainer.should_stop or trainer.current_epoch >= (trainer.max_epochs or 0):
-            return "finished"
-        accuracy = getattr(trainer.lightning_module, "stop_at_train_acc", None)
-        return f"stopped: training accuracy reached {accuracy}" if accuracy is not None else "stopped early"
+        goal = getattr(trainer.lightning_module, "stopped_by", None)
+        if trainer.should_stop and goal is not None:
+            return f"stopped: {goal}"
+        capped = not trainer.should_stop or trainer.current_epoch >= (trainer.max_epochs or 0)
+        return "finished" if capped else "stopped early"
 
 
 def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
@@ -235,6 +237,21 @@ def _best(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         epoch = next(int(row["epoch"]) for row in rows if row.get(key) == value)
         best[key] = {"value": value, "epoch": epoch}
     return best
+
+
+def _at_best_train(rows: list[dict[str, float]]) -> dict[str, float]:
+    """All metrics of the first epoch of highest training accuracy, or lowest training loss where there is none.
+
+    nichani2020 reports the Fully-Conv Net's test accuracy there.
+    """
+    if not rows:
+        return {}
+    worth = {"train/acc": 1, "train/loss": -1}
+    key = next((key for key in worth if key in rows[-1]), None)
+    if key is None:
+        return {}
+    row = max((row for row in rows if key in row), key=lambda row: worth[key] * row[key])  # the first of equals
+    return {"epoch": int(row["epoch"]), **_metrics_of(row)}
 
 
 def device_name(trainer: Trainer) -> str:
