@@ -28,7 +28,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import callbacks as shelf
 from lightning_depth import data, models
-from lightning_depth.data.images import AbstractImageData
+from lightning_depth.data.memory import AbstractMemoryData
 from lightning_depth.entrance import TOP_KEYS, TRAINER_COMMANDS, config_files
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.base import AbstractFamily
@@ -118,7 +118,7 @@ class DepthCLI(LightningCLI):
         if config.get("data") is not None:
             parser = self._parser(self.subcommand)
             self.located = parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
-            if isinstance(self.located, AbstractImageData):
+            if isinstance(self.located, AbstractMemoryData):
                 self.located.locate()
                 self.located.setup(str(self.subcommand))  # what is wrong with the data shows before anything is written
 
@@ -276,8 +276,10 @@ class DepthCLI(LightningCLI):
         always = ModelCheckpoint(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         if not isinstance(self.model, AbstractFamily):
             return [always]
+        numbers = getattr(self.located, "target_shape", None) is not None
+        metric, mode = ("val/loss", "min") if numbers else ("val/acc", "max")
         best = ModelCheckpoint(
-            directory, "best", "val/acc", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+            directory, "best", metric, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
         )
         return [best, always]
 

@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from lightning.pytorch import Trainer
 
+from lightning_depth import data as data_sets
+from lightning_depth.data.published import AbstractPublishedImages
 from tests.commands import command
 
 ROOT = Path(__file__).parent.parent
@@ -42,12 +45,26 @@ def test_an_overlay_opens_with_its_command(path):
     assert f"python main.py fit --config {front}" in opening(path)
 
 
+def published(node, option):
+    """Where the data of a config name a published data set, which may be inside another: `--data.images`."""
+    if isinstance(node, dict) and "class_path" in node:
+        kind = getattr(data_sets, node["class_path"].rpartition(".")[2], None)
+        if kind is not None and issubclass(kind, AbstractPublishedImages):
+            yield option
+        for name, value in (node.get("init_args") or {}).items():
+            yield from published(value, f"{option}.{name}")
+
+
 def built(folder, *configs, more=()):
     """Build everything that the configs name by the program's own parser, on one batch in place of the run."""
     words = [word for path in configs for word in ("--config", path)]
     here = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto"]
     # A shipped config may ask for data that is not here: the digits stand in, as many as there are.
-    data = ["--data.root", folder / "data", "--data.download", "false", "--data.fallback", "embedded_digits"]
+    data = []
+    for path in configs:
+        for option in published(yaml.safe_load(path.read_text()).get("data") or {}, "--data"):
+            data += [f"{option}.root", folder / "data", f"{option}.download", "false"]
+            data += [f"{option}.fallback", "embedded_digits"]
     return command(
         "fit", *words, *here, *data, "--trainer.logger", "false", "--trainer.fast_dev_run", "true", *more, cwd=folder
     )

@@ -1,8 +1,11 @@
 """The base of data sets that are made, not found: pure functions of their seed."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_depth.data.batches import EpochOrder, TensorBatches
@@ -10,6 +13,20 @@ from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
 from lightning_depth.data.sources import Source
 from lightning_depth.mistakes import Mistake
 from lightning_depth.seeds import generator, run_seed
+
+ROWS = 1024  # samples drawn at a time, always whole: so the first samples are the same however many are wanted
+
+
+def normal(samples: int, shape: Sequence[int], stream: torch.Generator) -> Float[Tensor, "samples ..."]:
+    """Standard normal numbers, float32 (samples, *shape); the first samples are the same however many are drawn.
+
+    They are drawn in float64 and rounded: torch's float32 draws differ in the last bit from one processor to another.
+    """
+    drawn = torch.empty(samples, *shape)
+    for start in range(0, samples, ROWS):
+        some = torch.randn(ROWS, *shape, generator=stream, dtype=torch.float64)
+        drawn[start : start + ROWS] = some[: samples - start]
+    return drawn
 
 
 class AbstractTensorData(AbstractMemoryData):
@@ -27,6 +44,9 @@ class AbstractTensorData(AbstractMemoryData):
     Raises:
         Mistake: a number is out of its range.
     """
+
+    classes: ClassVar[int | None] = None
+    """The number of classes; None: one more than the largest label of the training split."""
 
     def __init__(
         self,
@@ -78,9 +98,9 @@ class AbstractTensorData(AbstractMemoryData):
 
     @property
     def num_classes(self) -> int | None:
-        """One more than the largest label of the training split; None where the targets are numbers."""
+        """The number of classes; None where the targets are numbers."""
         targets = self.split("train").targets
-        return None if targets.is_floating_point() else int(targets.max()) + 1
+        return None if targets.is_floating_point() else self.classes or int(targets.max()) + 1
 
     @property
     def target_shape(self) -> tuple[int, ...] | None:

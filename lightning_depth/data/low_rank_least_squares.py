@@ -1,0 +1,104 @@
+"""Under-determined least squares whose true map has low rank (huh2021 2.4 and section 3)."""
+
+import math
+from typing import final
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_depth.data.memory import Stage
+from lightning_depth.data.tensors import AbstractTensorData, normal
+from lightning_depth.mistakes import Mistake
+
+
+def low_rank_map(outputs: int, inputs: int, rank: int, stream: torch.Generator) -> Float[Tensor, "outputs inputs"]:
+    """A random linear map of that rank: a product of Gaussian factors, so that E |W x|^2 = outputs for normal x."""
+    left, right = normal(outputs, (rank,), stream), normal(rank, (inputs,), stream)
+    # W* = A B / sqrt(r n)
+    return (left.double() @ right.double() / math.sqrt(rank * inputs)).float()
+
+
+def population_loss(
+    weight: Float[Tensor, "outputs inputs"], teacher: Float[Tensor, "outputs inputs"]
+) -> Float[Tensor, ""]:
+    """E |W x - W* x|^2 / m over standard normal x: the exact test loss (`mse`) of the linear map W; float64.
+
+    >>> population_loss(torch.eye(2), torch.zeros(2, 2))
+    tensor(1., dtype=torch.float64)
+    """
+    # |W - W*|_F^2 / m
+    return (weight.double() - teacher.double()).square().sum() / len(weight)
+
+
+@final
+class LowRankLeastSquares(AbstractTensorData):
+    """Regress y = W* x on q samples of standard normal x, where W* has the task rank (huh2021 2.4, Figures 2, 4, 5, 9).
+
+    With fewer samples than input dimensions many maps fit; which one is found depends on the depth. The paper says
+    neither q nor how W* is drawn: here it is a product of two Gaussian factors (`low_rank_map`), drawn from the seed.
+
+    Args:
+        input_dim: n; the paper has 32.
+        output_dim: m; the paper has 32.
+        task_rank: rank of W*; the paper has 24 in Figure 5.
+        train_samples: q, to stay below n.
+        test_samples: test samples, and as many validation samples; the Gram matrices of Figure 1 have 256.
+        batch_size: training samples per batch and process; 0: all in one, as for gradient descent.
+        eval_batch_size: samples per batch and process elsewhere.
+        seed: of W* and all samples. None: that of the run.
+
+    Raises:
+        Mistake: a dimension is below 1, or the rank is not possible.
+
+    Warns: q >= n, where the least-squares solution is unique (and is W*), whatever the depth.
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 32,
+        output_dim: int = 32,
+        task_rank: int = 24,
+        train_samples: int = 16,
+        test_samples: int = 256,
+        batch_size: int = 0,
+        eval_batch_size: int = 1000,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(train_samples, test_samples, batch_size, eval_batch_size, seed)
+        if min(input_dim, output_dim) < 1:
+            raise Mistake(f"input_dim={input_dim}, output_dim={output_dim}: both must be at least 1.")
+        if not 1 <= task_rank <= min(input_dim, output_dim):
+            raise Mistake(
+                f"task_rank={task_rank}: a {output_dim} x {input_dim} map has rank 1 to {min(input_dim, output_dim)}."
+            )
+        if train_samples >= input_dim:
+            rank_zero_warn(
+                f"train_samples={train_samples} >= input_dim={input_dim}: the least-squares solution is unique, so "
+                "depth cannot choose another. Fewer samples leave a choice."
+            )
+        self.input_dim, self.output_dim, self.task_rank = input_dim, output_dim, task_rank
+
+    @property
+    def teacher(self) -> Float[Tensor, "outputs inputs"]:
+        """W*, a function of the seed."""
+        return low_rank_map(self.output_dim, self.input_dim, self.task_rank, self.shared("teacher"))
+
+    @property
+    def task_effective_rank(self) -> float:
+        """Effective rank, in nats, of the Gram matrix of cosines of the true outputs W* x on the validation inputs.
+
+        What the green line of huh2021 Figure 2 is to be compared with: below the logarithm of the task rank.
+        """
+        rows = F.normalize(self.split("val").targets.double())
+        # K and F^T F have the same non-zero eigenvalues
+        shares = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0)
+        return float(torch.special.entr(shares / shares.sum()).sum())
+
+    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `AbstractTensorData`."""
+        x = normal(samples, (self.input_dim,), stream)
+        # In float64 and rounded, so that no machine's order of summation shows.
+        return x, (x.double() @ self.teacher.double().T).float()
