@@ -110,7 +110,10 @@ class AbstractProbe(Callback, ABC):
     def observe(
         self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
     ) -> None:
-        """See a batch of a selected call: its input, output and the batch's targets, all with n rows."""
+        """See a batch of a selected call: its input, output and the batch's targets, all with n rows.
+
+        Integers (tokens, bytes) come as float64.
+        """
 
     def between_splits(self) -> None:
         """Called after the training samples and before the held-out ones."""
@@ -158,7 +161,7 @@ class AbstractProbe(Callback, ABC):
                 if default(Call(name, module, None, None)):
                     self.say_once(f"{name} ({type(module).__name__}) is never called as a module: no reading.")
             return [call for call in calls if default(call)]
-        found = [call for call in calls if self.is_named(call.name)]
+        found = [call for call in calls if self.is_named(call.name) or self.is_named(call.name.split("#")[0])]
         if not found:
             never = [name for name in idle if self.is_named(name)]
             names = ", ".join(call.name for call in calls[:12])
@@ -260,6 +263,12 @@ class AbstractSampleProbe(AbstractProbe):
     def measure(self) -> Iterable[tuple[str, str, float]]:
         return self.look(*whole_samples(self.trainer, self.split, self.samples))
 
+    def is_real(self, what: str, values: Tensor) -> bool:
+        """Whether `values` are floating-point; a warning says so where they are not."""
+        if not values.is_floating_point():
+            self.say_once(f"no reading: {what} are {values.dtype}, not floating-point.")
+        return values.is_floating_point()
+
 
 class _Pass:
     """One look of all probes that are due: training samples, then the validation batches that run anyway."""
@@ -338,6 +347,7 @@ class _Pass:
 
     def _observe(self, name: str, inputs: Tensor, output: Tensor) -> None:
         assert self.targets is not None
+        inputs, output = _real(inputs), _real(output)
         for probe in self.wanted.get(name, []):
             with self._timed(probe), quiet(output.device.type), self._named(probe, name):
                 rows = self._rows(probe)
@@ -447,3 +457,8 @@ class _Pass:
         for probe in self.probes:
             probe.__dict__.pop("network", None)
             probe.__dict__.pop("trainer", None)
+
+
+def _real(values: Tensor) -> Tensor:
+    """Integers as float64, anything else as it is."""
+    return values if values.is_floating_point() or values.is_complex() else values.double()
