@@ -120,9 +120,7 @@ WORDINGS = {
     ("linear_operator", "norm"): _plain("Linear network: operator norm", "largest singular value"),
     ("linear_operator", "frobenius_norm"): _plain("Linear network: Frobenius norm", "Frobenius norm"),
     ("linear_operator", "stable_rank"): _plain("Linear network: stable rank", "stable rank"),
-    ("linear_operator", "distance"): _plain(
-        "Distance to the minimum-norm solution", "relative distance"
-    ),
+    ("linear_operator", "distance"): _plain("Distance to the minimum-norm solution", "relative distance"),
     ("neural_collapse", "nc1"): _plain("NC1: variability within classes", "tr(Σw Σb⁺) / C"),
     ("neural_collapse", "nc2_equinorm"): _plain("NC2: spread of class means' lengths", "std / mean"),
     ("neural_collapse", "nc2_equiangularity"): _plain("NC2: spread of class means' cosines", "std"),
