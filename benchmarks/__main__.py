@@ -7,7 +7,7 @@ import re
 import warnings
 from pathlib import Path
 
-from benchmarks import probes, throughput
+from benchmarks import probes, shelf, throughput
 from benchmarks.measure import machine
 from lightning_depth.runs.record import git_commit, versions
 
@@ -15,7 +15,10 @@ SECTIONS = {
     "Training throughput (CIFAR-sized images, crop and flip)": throughput.rows,
     "What the probes cost (validation of 10,000 images; an epoch has 25,000)": probes.cost_in_an_epoch,
     "Against the definitions": probes.against_definitions,
-    "A deep network": probes.deep_network,
+    "Spectra of weights, against WeightWatcher": shelf.weight_spectra,
+    "Effective rank of features, against a RankMe callback": shelf.feature_rank,
+    "Operator norms": shelf.operator_norms,
+    "Norms of Jacobians": shelf.jacobian_norms,
 }
 
 

@@ -8,9 +8,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import callbacks
-from benchmarks.measure import DEVICE, by_turns, now, seconds
+from benchmarks.measure import DEVICE, by_turns, seconds
 from benchmarks.throughput import BATCH, Noise, ours
-from lightning_depth.calls import trace
 from lightning_depth.measures.collapse import CollapseClassifier, vote_predictions_nxn
 from lightning_depth.measures.gram import GramSpectrum, cosine_gram
 from lightning_depth.measures.operators import dense_matrix, layer_operator, operator_norm
@@ -126,43 +125,6 @@ def against_definitions(quick: bool) -> list[str]:
         )
     )
     return out
-
-
-def deep_network(quick: bool) -> list[str]:
-    """The operator norms of all layers of our depth-50 ResNet at 32 x 32."""
-    model = ResNet(depth=50, width=64, input_shape=(3, 32, 32), num_classes=10)
-    model.configure_model()
-    model.to(DEVICE)
-    calls = [
-        c for c in trace(model, torch.zeros(2, 3, 32, 32, device=DEVICE)) if isinstance(c.module, nn.Conv2d | nn.Linear)
-    ]
-
-    def all_norms(starts: dict[str, torch.Tensor]) -> tuple[float, dict[str, Any]]:
-        start = now()
-        found = {
-            c.name: operator_norm(layer_operator(c.module, c.input_shape or ()), starts.get(c.name)) for c in calls
-        }
-        return now() - start, found
-
-    cold, warm, worst = [], [], 0.0
-    for _ in range(1 if quick else 5):
-        spent, found = all_norms({})
-        cold.append(spent)
-        with torch.no_grad():
-            for call in calls:
-                weight = call.module.weight
-                noise = torch.randn_like(weight)  # type: ignore[arg-type]
-                weight.add_(0.01 * weight.norm() / noise.norm() * noise)  # type: ignore[operator, union-attr]
-        spent, again = all_norms({name: estimate.start for name, estimate in found.items()})
-        warm.append(spent)
-    for call in calls:
-        exact = operator_norm(layer_operator(call.module, call.input_shape or ()), rtol=1e-6).value
-        worst = max(worst, abs(again[call.name].value / exact - 1))
-    return [
-        f"Operator norms of all {len(calls)} layers of ResNet depth 50, width 64, 32 x 32, rtol 1e-4: "
-        f"{statistics.median(cold):.2f} s cold, {statistics.median(warm):.2f} s warm (weights moved by 1 %); "
-        f"largest relative difference to rtol 1e-6: {worst:.0e}."
-    ]
 
 
 def _streamed_gram(features: torch.Tensor) -> torch.Tensor:

@@ -58,6 +58,8 @@ class FeatureSimilarity(AbstractSampleProbe):
         return []
 
     def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        if not self._sizes:
+            return
         grams = self._grams(self.network, inputs)
         names, count = list(self._sizes), len(grams)
         if self.reference is not None:
@@ -89,6 +91,8 @@ class FeatureSimilarity(AbstractSampleProbe):
             self.say_once(f"features exceed max_bytes: the samples go through the network {len(parts)} times.")
         for part in parts:
             for name, columns in _features(network, inputs, part).items():
+                if not columns.isfinite().all():
+                    raise ValueError(f"{name}: representations are not finite")
                 centred = columns - columns.mean(0)
                 grams[name] += centred @ centred.mT
         return torch.stack(list(grams.values()))
@@ -111,8 +115,9 @@ class FeatureSimilarity(AbstractSampleProbe):
 
     def draw(self) -> Iterable[Picture]:
         names = list(self._sizes)
-        yield Picture("", "cka", self._matrix, names)
-        if self.reference is not None:
+        if names:
+            yield Picture("", "cka", self._matrix, names)
+        if names and self.reference is not None:
             yield Picture("", "cka_reference", self._across, names)
 
 

@@ -46,6 +46,8 @@ class IdentityConstant(AbstractSampleProbe):
         return []
 
     def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        if not self.is_real("inputs", inputs):
+            return
         example = inputs[-1]
         generator = torch.Generator().manual_seed(0)
         rhos = torch.tensor(self.correlations, dtype=torch.float64).repeat_interleave(self.draws)
@@ -56,6 +58,8 @@ class IdentityConstant(AbstractSampleProbe):
             shapes = tuple(predictions.shape[1:]), tuple(example.shape)
             self.say_once("no reading: outputs of shape {} are no maps of inputs of shape {}.".format(*shapes))
             return
+        if not predictions.isfinite().all():
+            raise ValueError("predictions are not finite")
         predictions = predictions.view_as(x)
         found = identity_and_constant(predictions, x, example)
         for key, values in zip(("identity", "constant", "identity_mse", "constant_mse"), found, strict=True):

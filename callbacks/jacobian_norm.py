@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from lightning_depth.calls import Call
 from lightning_depth.measures.jacobians import jacobian_norm
+from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Schedule
 from lightning_depth.samples import Split
 
@@ -49,6 +51,8 @@ class JacobianNorm(AbstractSampleProbe):
         return []
 
     def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        if not self.is_real("inputs", inputs):
+            return
         for layer in self._selected:
             start = self._starts.get(layer)
             if start is not None:
@@ -57,6 +61,13 @@ class JacobianNorm(AbstractSampleProbe):
                 found = jacobian_norm(self.output_of(layer), inputs, rtol=self.rtol, start=start)
             except ValueError as error:
                 raise ValueError(f"{layer}: {error}") from error
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                said = " ".join(str(error).split())[:150]
+                raise Mistake(
+                    f"JacobianNorm: {layer} has no derivative in forward mode, nor a second one: {said}"
+                ) from error
             self._starts[layer] = found.vectors.cpu()
             yield layer, "mean", float(found.values.mean())
             yield layer, "max", float(found.values.max())

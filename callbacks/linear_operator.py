@@ -32,8 +32,9 @@ class LinearOperator(AbstractSampleProbe):
     """The whole operator of a linear network (nichani2020 4.1): its norms, its ranks and its distance to A* = Y X^+.
 
     The matrix is found by feeding the identity basis. A* is the minimum-norm solution for the `samples` chosen training
-    samples: inputs x, and as targets y the floating-point targets, or one-hot classes; where the network has an offset
-    it is subtracted from them. It is *the* minimum-norm solution only if the network is trained on just these samples.
+    samples: inputs x, and as targets y the floating-point targets, or one-hot classes where the network returns scores;
+    where it has an offset, that is subtracted from them. It is *the* minimum-norm solution only if the network is
+    trained on just these samples.
 
     Reads `linear_operator/network/norm` (largest singular value), `frobenius_norm`, `stable_rank`, `effective_rank`
     (nats) and `distance` (||A - A*||_F / ||A*||_F). A network that is not linear is named, and nothing is read.
@@ -42,10 +43,14 @@ class LinearOperator(AbstractSampleProbe):
         every: look after every so many epochs, or `geometric`, or `last`.
         split: of the samples that A* fits.
         samples: how many of them; all there are, if there are fewer.
+        max_bytes: the largest matrix that is read; a network with a larger one is named.
     """
 
-    def __init__(self, every: Schedule = 1, split: Split = "train", samples: int = 1000) -> None:
+    def __init__(
+        self, every: Schedule = 1, split: Split = "train", samples: int = 1000, max_bytes: int = 2**31
+    ) -> None:
         super().__init__(every, None, split, samples)
+        self.max_bytes = max_bytes
         self._spectrum: Tensor | None = None
 
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
@@ -53,8 +58,15 @@ class LinearOperator(AbstractSampleProbe):
         return []
 
     def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        outputs = self.network(inputs[:1])
+        if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
+            return
+        m, n = outputs[0].numel(), inputs[0].numel()
+        if (size := m * n * outputs.element_size()) > self.max_bytes:
+            self.say_once(f"no reading: the {m} x {n} matrix takes {size} bytes, more than max_bytes={self.max_bytes}.")
+            return
         try:
-            found = linear_operator(self.network, tuple(inputs.shape[1:]))
+            found = linear_operator(self.network, tuple(inputs.shape[1:]), max_bytes=self.max_bytes)
         except NotLinear as error:
             self.say_once(f"no reading: {error}.")
             return
@@ -63,7 +75,7 @@ class LinearOperator(AbstractSampleProbe):
         yield NETWORK, "frobenius_norm", float(schatten_norm(sigma, 2.0))
         yield NETWORK, "stable_rank", float(stable_rank(sigma))
         yield NETWORK, "effective_rank", float(effective_rank(sigma))
-        wanted = _wanted(found, targets)
+        wanted = _wanted(found, targets, scores=outputs.dim() == 2)
         if wanted is None:
             self.say_once("no distance: the targets are not what the network returns.")
         else:
@@ -75,12 +87,15 @@ class LinearOperator(AbstractSampleProbe):
             yield Picture(NETWORK, "spectrum", normalised_spectrum(self._spectrum))
 
 
-def _wanted(found: LinearMap, targets: Tensor) -> Tensor | None:
-    """What the linear part should give: (n, m) in float64; None where the targets are of another size."""
+def _wanted(found: LinearMap, targets: Tensor, scores: bool) -> Tensor | None:
+    """What the linear part should give: (n, m) in float64; None where the targets are of another size.
+
+    Classes are no targets of a network that does not return a row of `scores`, as an autoencoder does not.
+    """
     outputs = len(found.matrix)
     if targets.is_floating_point():
         flat = targets.flatten(1) if targets.dim() > 1 else targets[:, None]
-    elif targets.dim() == 1 and int(targets.max()) < outputs:
+    elif scores and targets.dim() == 1 and int(targets.max()) < outputs:
         flat = torch.nn.functional.one_hot(targets.long(), outputs)
     else:
         return None

@@ -45,6 +45,8 @@ class LocalStability(AbstractSampleProbe):
 
     def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
         outputs = self.network(inputs[:1])
+        if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
+            return
         if outputs.dim() > 2:
             self.say_once(f"no reading: outputs of shape {tuple(outputs.shape[1:])} are no labels.")
             return

@@ -64,6 +64,9 @@ class NeuralCollapse(AbstractProbe):
             self.say_once(f"no nc1 at {call.name}: it has {size} features, more than max_features={self.max_features}.")
         weight = call.module.weight if isinstance(call.module, nn.Linear) else None
         decides = weight is not None and tuple(weight.shape) == (self.num_classes, size)
+        if weight is not None and not decides and self.layers is None:
+            outputs = f"it has {len(weight)} outputs for {self.num_classes} classes"
+            self.say_once(f"no nc3 and no nc4 at {call.name}: {outputs} among the training samples.")
         metric = neural_collapse.NeuralCollapse(
             self.num_classes,
             shape,

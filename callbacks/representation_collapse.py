@@ -95,6 +95,11 @@ class RepresentationCollapse(AbstractProbe):
     ) -> None:
         if targets.is_floating_point() or targets.dim() != 1:
             raise Mistake("RepresentationCollapse needs one integer class label a sample.")
+        if split == "held_out" and (largest := int(targets.max())) >= num_classes:
+            raise Mistake(
+                f"RepresentationCollapse: a held-out sample has label {largest}, but the training samples show "
+                f"{num_classes} classes: take more train_samples, or give the data module `num_classes`."
+            )
         for classifier in self._classifiers[layer].values():
             if split == "train":
                 classifier.update_prototypes(output, targets)

@@ -62,7 +62,11 @@ class Spectrum(AbstractProbe):
 
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
         if self.of == "weights":
-            every = {name: _weight(module) for name, module in self.network.named_modules() if self.is_named(name)}
+            named = {name: module for name, module in self.network.named_modules() if self.is_named(name)}
+            for name, module in named.items():
+                if isinstance(module, nn.Embedding):
+                    self.say_once(f"{name} (Embedding) is left out: it is a table, not a matrix that is applied.")
+            every = {name: _weight(module) for name, module in named.items()}
             self._weights = {name: weight.flatten(1) for name, weight in every.items() if weight is not None}
             if not self._weights:
                 raise Mistake(f"Spectrum: no module with a weight matrix or kernel matches {self.layers}.")

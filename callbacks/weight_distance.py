@@ -31,10 +31,13 @@ class WeightDistance(AbstractProbe):
         super().__init__(every, layers)
         self._initial: dict[str, Tensor] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        if not self._initial and not hasattr(pl_module, "initial_state"):
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if hasattr(pl_module, "initial_state"):
+            return
+        if trainer.global_step == 0:
             self._initial = {name: p.detach().cpu().clone() for name, p in pl_module.named_parameters()}
+        elif not self._initial:  # the run began without this probe
+            raise _no_start()
 
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
         return []
@@ -59,7 +62,7 @@ class WeightDistance(AbstractProbe):
     def _drawn_again(self) -> dict[str, Tensor]:
         draw = getattr(self.network, "initial_state", None)
         if draw is None:
-            raise Mistake("WeightDistance needs the weights at the start of training, which this checkpoint lacks.")
+            raise _no_start()
         initial: dict[str, Tensor] = draw()
         return initial
 
@@ -69,3 +72,7 @@ class WeightDistance(AbstractProbe):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict["initial"]
+
+
+def _no_start() -> Mistake:
+    return Mistake("WeightDistance needs the weights at the start of training, which this checkpoint lacks.")

@@ -1,5 +1,6 @@
 """What a probe is: a callback that looks at a network every so often and leaves no trace."""
 
+import inspect
 import re
 import time
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 from lightning_depth.calls import INPUT, Call, first_tensor, trace
 from lightning_depth.mistakes import Mistake
@@ -96,8 +98,9 @@ class AbstractProbe(Callback, ABC):
 
     @property
     def state_key(self) -> str:
-        """Under which checkpoints hold the state of this probe: two of a class differ in it by schedule and layers."""
-        return f"{type(self).__qualname__}(every={self.every}, layers={self.layers})"
+        """Under which checkpoints hold the state of this probe: two of a class differ in it by their arguments."""
+        arguments = [name for name in inspect.signature(type(self)).parameters if name in vars(self)]
+        return f"{type(self).__qualname__}({', '.join(f'{name}={vars(self)[name]}' for name in arguments)})"
 
     @abstractmethod
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
@@ -110,7 +113,10 @@ class AbstractProbe(Callback, ABC):
     def observe(
         self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
     ) -> None:
-        """See a batch of a selected call: its input, output and the batch's targets, all with n rows."""
+        """See a batch of a selected call: its input, output and the batch's targets, all with n rows.
+
+        Integers (tokens, bytes) come as float64.
+        """
 
     def between_splits(self) -> None:
         """Called after the training samples and before the held-out ones."""
@@ -158,7 +164,7 @@ class AbstractProbe(Callback, ABC):
                 if default(Call(name, module, None, None)):
                     self.say_once(f"{name} ({type(module).__name__}) is never called as a module: no reading.")
             return [call for call in calls if default(call)]
-        found = [call for call in calls if self.is_named(call.name)]
+        found = [call for call in calls if self.is_named(call.name) or self.is_named(call.name.split("#")[0])]
         if not found:
             never = [name for name in idle if self.is_named(name)]
             names = ", ".join(call.name for call in calls[:12])
@@ -260,6 +266,12 @@ class AbstractSampleProbe(AbstractProbe):
     def measure(self) -> Iterable[tuple[str, str, float]]:
         return self.look(*whole_samples(self.trainer, self.split, self.samples))
 
+    def is_real(self, what: str, values: Tensor) -> bool:
+        """Whether `values` are floating-point; a warning says so where they are not."""
+        if not values.is_floating_point():
+            self.say_once(f"no reading: {what} are {values.dtype}, not floating-point.")
+        return values.is_floating_point()
+
 
 class _Pass:
     """One look of all probes that are due: training samples, then the validation batches that run anyway."""
@@ -278,6 +290,7 @@ class _Pass:
         self.places: Tensor = torch.empty(0)  # where the batch's samples stand among all of the split's
         self.seen = 0
         self.total = 0
+        self.repeats = False
         self.count: dict[str, int] = {}
 
     @classmethod
@@ -338,6 +351,7 @@ class _Pass:
 
     def _observe(self, name: str, inputs: Tensor, output: Tensor) -> None:
         assert self.targets is not None
+        inputs, output = _real(inputs), _real(output)
         for probe in self.wanted.get(name, []):
             with self._timed(probe), quiet(output.device.type), self._named(probe, name):
                 rows = self._rows(probe)
@@ -351,13 +365,14 @@ class _Pass:
         """Which of the batch's samples the probe looks at; None: all of them."""
         if self.split == "train":
             wanted = self.places < probe.train_samples
-        elif probe.held_out_samples is None or 0 < self.total <= probe.held_out_samples:
+        elif not self.repeats and (probe.held_out_samples is None or 0 < self.total <= probe.held_out_samples):
             return None
         elif probe.held_out_samples == 0:
             return torch.zeros(len(self.places), dtype=torch.bool)
         else:  # the samples at which floor(place * wanted / total) rises: evenly spread, exactly so many
-            share = probe.held_out_samples
+            share = min(probe.held_out_samples or self.total, self.total)
             wanted = (self.places + 1) * share // self.total > self.places * share // self.total
+            wanted &= self.places < self.total  # beyond are repetitions
         return None if wanted.all() else wanted.to(self.network.device)
 
     def show(self, inputs: Tensor, targets: Tensor) -> None:
@@ -392,18 +407,24 @@ class _Pass:
         for probe in self.probes:
             with self._timed(probe), quiet(self.network.device.type):
                 probe.between_splits()
-        if any(p.held_out_samples for p in self.probes):
+        # Lightning's sampler repeats samples where the processes would have unequally many.
+        self.repeats = isinstance(getattr(self._loader(), "sampler", None), DistributedSampler)
+        if self.repeats or any(p.held_out_samples for p in self.probes):
             self.total = self._held_out()
+
+    def _loader(self) -> Any:
+        loaders = self.trainer.val_dataloaders
+        return loaders[0] if isinstance(loaders, list | tuple) else loaders
 
     def _held_out(self) -> int:
         """How many samples all processes will validate."""
-        loaders = self.trainer.val_dataloaders
-        loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
+        loader = self._loader()
         batches = self.trainer.num_val_batches[0]
         if not hasattr(getattr(loader, "sampler", None), "__len__") or batches == float("inf"):
             raise Mistake("A probe cannot choose among validation samples that it cannot count: leave out its samples.")
-        mine = min(len(loader.sampler), int(batches) * (loader.batch_size or 1))  # type: ignore[union-attr]
-        return int(self.trainer.strategy.reduce(torch.tensor(mine, device=self.network.device), reduce_op="sum"))
+        mine = min(len(loader.sampler), int(batches) * (loader.batch_size or 1))
+        every = int(self.trainer.strategy.reduce(torch.tensor(mine, device=self.network.device), reduce_op="sum"))
+        return min(every, len(loader.sampler.dataset)) if self.repeats else every
 
     @contextmanager
     def _timed(self, probe: AbstractProbe) -> Iterator[None]:
@@ -447,3 +468,8 @@ class _Pass:
         for probe in self.probes:
             probe.__dict__.pop("network", None)
             probe.__dict__.pop("trainer", None)
+
+
+def _real(values: Tensor) -> Tensor:
+    """Integers as float64, anything else as it is."""
+    return values if values.is_floating_point() or values.is_complex() else values.double()

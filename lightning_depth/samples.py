@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -30,7 +31,7 @@ def sample_batches(trainer: Trainer, split: Split, samples: int, everywhere: boo
     if (split, samples, everywhere) not in kept:
         loader = _loader(trainer, split)
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-            raise Mistake(f"A probe needs {split} samples: give the data module a `probe_dataloader(samples, split)`.")
+            raise _no_samples(split)
         chosen = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(0))[:samples]
         if not everywhere:
             chosen = chosen[trainer.global_rank :: trainer.world_size]
@@ -41,10 +42,17 @@ def sample_batches(trainer: Trainer, split: Split, samples: int, everywhere: boo
     return kept[split, samples, everywhere]
 
 
+def _no_samples(split: Split) -> Mistake:
+    return Mistake(f"A probe needs {split} samples: give the data module a `probe_dataloader(samples, split)`.")
+
+
 def _loader(trainer: Trainer, split: Split) -> Any:
     if split == "train":
         if trainer.train_dataloader is None:
-            trainer.fit_loop.setup_data()
+            try:
+                trainer.fit_loop.setup_data()
+            except MisconfigurationException as error:  # `validate` was given no training data
+                raise _no_samples(split) from error
         return trainer.train_dataloader
     loaders = trainer.val_dataloaders
     return loaders[0] if isinstance(loaders, list | tuple) else loaders

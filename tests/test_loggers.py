@@ -6,6 +6,7 @@ import struct
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.commands import command, tiny, written
 
@@ -50,6 +51,7 @@ def logged(tmp_path_factory):
     more = {"group": "depths", "tags": ["mine"], "job_type": "probe"}
     logger = {"class_path": WANDB, "init_args": {"project": "depth", "offline": False}, "dict_kwargs": more}
     config["trainer"] |= {"max_epochs": 2, "logger": [logger]}
+    config["trainer"]["callbacks"].append({"class_path": "Spectrum", "init_args": {"layers": ["net.head"]}})
     config["data"]["class_path"] = "lightning_depth.data.CIFAR10"
     config["data"]["init_args"] |= {"download": False, "fallback": "embedded_digits"}
     written(config, folder)
@@ -113,6 +115,19 @@ def test_the_readings_table_and_the_report_are_there(logged):
     assert table["data"] == rows
     (image,) = history["report/filenames"]
     assert (files / image).read_bytes() == (directory / "report.png").read_bytes()
+
+
+def test_what_a_probe_draws_is_logged_as_an_image_of_each_look(logged):
+    directory, log = logged
+    (files,) = (directory / "wandb").glob("offline-run-*/files")
+    looks = [values(record.history.item) for record in log if record.HasField("history")]
+    images = [row["pictures/spectrum/filenames"] for row in looks if "pictures/spectrum/filenames" in row]
+    assert len(images) == 2
+    for epoch, (name,) in enumerate(images, 1):
+        drawn = directory / "pictures" / "spectrum" / f"epoch-{epoch:05d}.png"
+        assert (files / name).read_bytes() == drawn.read_bytes()
+        assert Image.open(drawn).width > 1000
+    assert not any(key.startswith("pictures/operator_norm") for row in looks for key in row)
 
 
 TENSORBOARD = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "."}}

@@ -3,8 +3,10 @@
 import argparse
 import json
 import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -28,6 +30,8 @@ Every other option (--trainer.devices 2, --seed_everything 1, ...) is one of `py
 
   python main.py probe --ckpt runs/resnet_depth/checkpoints/last.ckpt --probe callbacks.Spectrum
   python main.py probe --model torchvision.models.resnet18 --data CIFAR10 --probe OperatorNorm --probe.rtol 1e-3"""
+# What Lightning says of a checkpoint that is looked at and not resumed, and what is not true of weights from elsewhere.
+IDLE = (".*callbacks used to create the checkpoint", "The dirpath has changed", ".*the network has its initial weights")
 DEFAULT_PROBES = ("callbacks.OperatorNorm", "callbacks.EffectiveRank", "callbacks.RepresentationCollapse")
 
 
@@ -45,11 +49,25 @@ def main(arguments: list[str]) -> None:
     provenance = {"command": "python main.py probe " + shlex.join(arguments)}
     provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
     record = ProbeRecord(root, name, checkpoint, provenance)
-    run_trainer_command(["validate", *words, "--verbose", "false"], [record])
+    with warnings.catch_warnings():
+        for message in IDLE:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            run_trainer_command(["validate", *words, "--verbose", "false"], [record])
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise Mistake(f"{own.ckpt} does not hold the weights of this network: {said}") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Mistake(f"{message}.\nSee python main.py probe --help.")
 
 
 def _own(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(prog="python main.py probe", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog="python main.py probe", add_help=False, allow_abbrev=False)
     parser.add_argument("--ckpt", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model")
@@ -67,6 +85,8 @@ def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str
     if own.model is not None:
         name, root = f"probed-{own.model.rpartition('.')[2]}", Path("runs")
         words += _network(own, rest)
+        if "--ckpt_path" in words:
+            checkpoint = own.ckpt
         if not any(word.startswith("--data") for word in rest):
             raise Mistake("The probes need data to show the network: give --data, for example --data CIFAR10.")
     elif own.ckpt is not None:
@@ -88,7 +108,8 @@ def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str
         if not config_files(rest):
             raise Mistake("No network to look at: give --ckpt, --model or --config.\nSee python main.py probe --help.")
     if own.out is not None:
-        name, root = own.out.name, own.out.parent
+        out = own.out if own.out.name not in ("", "..") else own.out.resolve()
+        name, root = out.name, out.parent
     return words + _probes(rest, default=own.model is not None), name, root, checkpoint
 
 
@@ -139,6 +160,7 @@ def _probes(rest: list[str], default: bool) -> list[str]:
         words.append("--trainer.callbacks=null")
     elif default:
         words += ["--trainer.callbacks=null", *(f"--trainer.callbacks+={probe}" for probe in DEFAULT_PROBES)]
+    named = False
     pending = iter(rest)
     for word in pending:
         if word == "--probe" or word.startswith("--probe="):
@@ -146,9 +168,10 @@ def _probes(rest: list[str], default: bool) -> list[str]:
             if not given or given.startswith("--"):
                 raise Mistake("--probe needs the name of a probe, such as callbacks.Spectrum.")
             words.append(f"--trainer.callbacks+={given}")
+            named = True
         elif word.startswith("--probe."):
-            if not asked:
-                raise Mistake(f"{word.split('=')[0]} belongs to no --probe.")
+            if not named:
+                raise Mistake(f"{word.split('=')[0]} belongs to no --probe: it comes after the one that it is for.")
             key, equals, value = word.removeprefix("--probe.").partition("=")
             words.append(f"--trainer.callbacks.{key}={value if equals else next(pending, '')}")
         else:

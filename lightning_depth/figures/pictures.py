@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lightning_depth.figures.clustering import clustered_order
-from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, inches_of
+from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, fit, inches_of
+from lightning_depth.figures.scale import LOG_FROM, draw_log_ticks
 from lightning_depth.figures.style import DPI, FAINT, GAP, MARGIN, QUIET, STYLE, WIDTH
 from lightning_depth.figures.wording import ellipsis, short_names
 from lightning_depth.mistakes import Mistake
@@ -151,22 +152,31 @@ def _spectra(arrays: Arrays) -> Row:
             ax = page.axes(MARGIN + 0.55 + index * slot, top + TITLE + 0.15, slot - 0.65, height, f"{arrays.probe}")
             if index == 0:
                 draw_title(ax, _spectra_title(arrays, layers), 0.55, slot - 0.65, room)
-            wide = _is_wide(arrays.layers[layer])
+            wide, drawn = _is_wide(arrays.layers[layer]), []
             for epoch, values in arrays.layers[layer].items():
                 largest = _range(values)[1]
                 shown = np.where(values > DARK * largest, values, np.nan) if wide else values
+                drawn.append(shown)
                 marker = "." if values.size <= 30 else ""
                 ax.plot(np.arange(1, values.size + 1), shown, marker=marker, color=colour(norm(epoch)), linewidth=1.0)
             if wide:
                 ax.set_yscale("log")
-            ax.text(0.98, 0.97, names[index], transform=ax.transAxes, ha="right", va="top", size=8.0)
+                draw_log_ticks(ax.yaxis, np.concatenate(drawn))
+            if not any(np.isfinite(values).any() for values in arrays.layers[layer].values()):
+                ax.text(0.5, 0.5, "no number", transform=ax.transAxes, ha="center", va="center", color=QUIET)
+            name, size = fit(names[index], slot - 0.65, 8.0, 6.0)
+            ax.text(1.0, 1.01, name, transform=ax.transAxes, ha="right", va="bottom", size=size)
             ax.grid(True, color=FAINT, linewidth=0.5)
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(length=2, labelsize=7.5)
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            most = max(2, *(values.size for values in arrays.layers[layer].values()))
+            ax.set_xlim(1 - 0.05 * most, 1.05 * most)
             ax.set_xlabel("index", size=8.5)
         if len(epochs) > 1:
-            bar = page.axes(WIDTH - MARGIN - 0.5, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} epochs")
+            bar = page.axes(
+                MARGIN + 0.55 + len(layers) * slot - 0.4, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} epochs"
+            )
             scale = page.figure.colorbar(ScalarMappable(norm, "viridis"), cax=bar)
             scale.outline.set_visible(False)
             scale.locator = MaxNLocator(5, integer=True)
@@ -180,9 +190,11 @@ def _spectra_title(arrays: Arrays, layers: Sequence[str]) -> str:
 
 
 def _is_wide(of_layer: Mapping[int, NDArray[np.float64]]) -> bool:
+    """Whether a logarithmic scale is due: none negative (but for round-off), over more than a factor of LOG_FROM."""
     values = np.concatenate(list(of_layer.values()))
+    low, high = _range(values)
     positive = values[values > 0]
-    return bool(positive.size) and positive.max() > 20 * positive.min()
+    return positive.size > 0 and low >= -DARK * high and high > LOG_FROM * float(positive.min())
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -192,14 +204,14 @@ def _range(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _matrices(arrays: Arrays) -> Row:
-    height = 3.2
+    height = 2.7
     longest = max((inches_of(n, 7.0) for names in arrays.names.values() for n in short_names(names)), default=0.0)
     before = 0.3 + longest
-    slot = before + height + 0.75
-    fit = max(1, int((WIDTH - 2 * MARGIN) / slot))
+    slot = before + height + 0.7
+    fitting = max(1, int((WIDTH - 2 * MARGIN) / slot))
     over_time = max(len(_first_and_last(of_layer)) for of_layer in arrays.layers.values())
-    layers = _some(list(arrays.layers), max(1, fit // over_time))
-    looks = [(layer, epoch) for layer in layers for epoch in _first_and_last(arrays.layers[layer])][-fit:]
+    layers = _some(list(arrays.layers), max(1, fitting // over_time))
+    looks = [(layer, epoch) for layer in layers for epoch in _first_and_last(arrays.layers[layer])][-fitting:]
 
     def draw(page: Page, top: float) -> None:
         for index, (layer, epoch) in enumerate(looks):
@@ -210,13 +222,19 @@ def _matrices(arrays: Arrays) -> Row:
                 title = arrays.title + _choice(len(layers), len(arrays.layers), "layers")
                 draw_title(ax, title, before, height, WIDTH - 2 * MARGIN)
             low, high = _range(values)
+            colours = Normalize(min(0.0, low), max(1.0, high))
             image = ax.imshow(
-                np.ma.masked_invalid(values), vmin=min(0.0, low), vmax=max(1.0, high), interpolation="nearest"
+                np.ma.masked_invalid(values),
+                norm=colours,
+                aspect="equal" if values.shape[0] == values.shape[1] else "auto",
+                interpolation="nearest",
             )
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(MaxNLocator(6, integer=True))
             ax.set_facecolor(GAP)
             names = arrays.names[layer]
             if names:
-                kept = _spread(len(names), 24)
+                kept = range(0, len(names), math.ceil(len(names) / 24))
                 short = short_names(names)
                 ax.set_yticks(kept, [short[k] for k in kept], size=7.0)
                 ax.set_xticks([])
@@ -254,6 +272,7 @@ def _images(arrays: Arrays) -> Row:
     places = _spread(number, ACROSS)
     name_room = 0.15 + max(inches_of(name, 8.0) for name in short_names(layers))
     size = min(1.0, (WIDTH - 2 * MARGIN - name_room) / max(len(places), 1))
+    grey = colormaps["gray"].with_extremes(bad=GAP)
     labels = next((names for names in arrays.names.values() if names), [])
     caption = 0.2 if labels else 0.0
 
@@ -270,7 +289,7 @@ def _images(arrays: Arrays) -> Row:
                 image = last[layer][which]
                 left = MARGIN + name_room + place * size
                 ax = page.axes(left, upper, size - 0.05, size - 0.05, f"{arrays.probe} {layer}")
-                ax.imshow(np.ma.masked_invalid(image), cmap="gray", interpolation="nearest")
+                ax.imshow(np.ma.masked_invalid(image), cmap=grey, interpolation="nearest")
                 ax.set_axis_off()
                 if line == 0 and which < len(labels):
                     page.text(left + size / 2, upper - 0.18, labels[which], size=7.5, color=QUIET, ha="center")

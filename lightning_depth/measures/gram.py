@@ -14,6 +14,9 @@ from lightning_depth.measures.spectra import effective_rank
 # Cosine similarities, or inner products of the features as they are.
 Kernel = Literal["cosine", "linear"]
 
+# Wide features are multiplied in blocks of so many float64 numbers (16 MB).
+_BLOCK = 2**21
+
 
 def _rows(features: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """The rows of F in float64, with K = F F^T, and which of them are zero."""
@@ -76,8 +79,32 @@ def gram_spectrum(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -
     >>> gram_spectrum(torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]))
     tensor([2., 1.], dtype=torch.float64)
     """
+    p, d = features.flatten(1).shape
+    if d > p:
+        return _spectrum(_wide_gram(features.flatten(1), kernel), p)
     rows, _ = _rows(features, kernel)
-    return _spectrum(rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT, min(rows.shape))
+    return _spectrum(rows.mT @ rows, d)
+
+
+def _wide_gram(flat: Tensor, kernel: Kernel) -> Tensor:
+    """The p x p Gram matrix in float64, by blocks of columns: no float64 copy of features that are wide."""
+    if kernel not in ("cosine", "linear"):
+        raise ValueError(f"the kernel is cosine or linear, not {kernel}")
+    largest = flat.abs().amax(1).double()
+    # Numbers whose squares leave the range of float64 have a direction all the same.
+    unit = torch.where((largest > 0) & (kernel == "cosine"), largest, 1.0)[:, None]
+    gram = flat.new_zeros(len(flat), len(flat), dtype=torch.float64)
+    for columns in torch.split(flat, max(1, _BLOCK // max(1, len(flat))), dim=1):
+        block = columns.double() / unit
+        gram.addmm_(block, block.mT)
+    if not gram.isfinite().all():
+        raise ValueError("representations are not finite")
+    if kernel == "linear":
+        return gram
+    # K_ij / (||h_i|| ||h_j||)
+    norms = gram.diagonal().sqrt()
+    scale = torch.where(norms > 0, 1 / norms, 0.0)
+    return scale[:, None] * gram * scale
 
 
 def gram_effective_rank(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, ""]:

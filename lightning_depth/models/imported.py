@@ -77,7 +77,10 @@ def found(path: str) -> Any:
 
 def _parameters(make: Any) -> set[str]:
     """The names of all arguments of `make`; torchvision's functions pass most of theirs on to a class."""
-    signature = inspect.signature(make)
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # a built-in's arguments may not be known
+        return set()
     passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
     return set(signature.parameters) | ({"num_classes"} if passes_on else set())
 
@@ -88,7 +91,17 @@ def _load(net: nn.Module, path: Path) -> None:
         net.load_state_dict(state)
     except FileNotFoundError as error:
         raise Mistake(f"There is no file of weights {path}.") from error
-    except (RuntimeError, ValueError, OSError, KeyError, EOFError, AttributeError, TypeError, UnpicklingError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+        KeyError,
+        EOFError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        UnpicklingError,
+    ) as error:
         said = " ".join(str(error).split())
         raise Mistake(f"{path} does not hold the weights of this network: {said[:300]}") from error
 

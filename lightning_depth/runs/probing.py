@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -45,15 +46,20 @@ class ProbeRecord(Callback):
         if not probes:
             raise Mistake("There is no probe to look with: give --probe, for example --probe callbacks.OperatorNorm.")
         if self.checkpoint is not None:
-            loaded = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            loaded = _loaded(self.checkpoint)
+            # A checkpoint of epoch 2, say, is saved before Lightning counts that epoch as completed.
             done = loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-            trainer.fit_loop.epoch_progress.current.processed = done  # type: ignore[attr-defined]
+            trainer.fit_loop.epoch_progress.current.completed = done
             for probe in probes:
                 state = _state_of(probe, loaded.get("callbacks", {}))
                 if state is not None:
                     probe.load_state_dict(state)
         if trainer.is_global_zero:
-            self.directory = claim(self.root, self.run_name, "pictures")
+            try:
+                self.directory = claim(self.root, self.run_name, "pictures")
+            except Mistake as mistake:
+                said = str(mistake).replace("run directory", "directory").replace("--run.root", "--out")
+                raise Mistake(said) from mistake
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.directory is None:
@@ -86,6 +92,21 @@ class ProbeRecord(Callback):
             self.directory = None
 
 
+def _loaded(path: Path) -> dict[str, Any]:
+    """What a run's checkpoint holds.
+
+    Raises:
+        Mistake: it is none.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise Mistake(f"{path} is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(loaded, dict) or not {"state_dict", "loops"} <= loaded.keys():
+        raise Mistake(f"{path} is no checkpoint of a run.\nA file of weights goes with --model and --data.")
+    return loaded
+
+
 def _state_of(probe: AbstractProbe, states: Mapping[str, Any]) -> Any:
     """What the checkpoint holds for this probe, or else for another of its class, with another schedule or layers."""
     alike = [state for key, state in states.items() if key.startswith(f"{type(probe).__qualname__}(")]
@@ -102,7 +123,7 @@ def readings_table(probe: AbstractProbe) -> str:
     wide = max([len(layer) for layer in cells] + [12])
     widths = {key: max(len(key), 10) for key in keys}
     seconds = next((r.value for r in probe.readings if r.key == "seconds"), 0.0)
-    lines = [f"\n{type(probe).__name__} ({seconds:.1f} s)"]
+    lines = [f"\n{probe.name} ({seconds:.1f} s)"]
     if keys:
         lines.append("  " + " " * wide + "".join(f"  {key:>{widths[key]}}" for key in keys))
     for layer, row in cells.items():

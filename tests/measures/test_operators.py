@@ -339,3 +339,40 @@ def test_the_dense_and_the_iterated_norm_agree(inputs, outputs):
     assert dense.iterations == 0 < iterated.iterations
     assert dense.value == pytest.approx(iterated.value, rel=1e-7)
     assert torch.linalg.vector_norm(operator.forward(dense.vector[None])) == pytest.approx(dense.value, rel=1e-9)
+
+
+def test_channels_last_weights_change_nothing_but_the_order_in_memory():
+    module = filled(nn.Conv2d(6, 9, 3, padding=1, stride=2))
+    plain = operator_norm(layer_operator(module, (6, 8, 7)), dense_limit=0)
+    module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    operator = layer_operator(module, (6, 8, 7))
+    assert operator.channels_last
+    check(module, (6, 8, 7))
+    cold = operator_norm(operator, dense_limit=0)
+    assert cold.iterations == plain.iterations
+    torch.testing.assert_close(cold.vector, plain.vector, rtol=1e-6, atol=1e-9)
+    assert cold.vector.is_contiguous()
+    # A start is in the input's shape and means the same in either layout.
+    warm = operator_norm(operator, plain.start, dense_limit=0)
+    assert warm.iterations < cold.iterations
+    assert warm.value == pytest.approx(plain.value, rel=1e-7)
+    assert float(operator.forward(warm.vector[None]).norm()) == pytest.approx(warm.value, rel=1e-10)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.4, 1.0])
+def test_a_second_value_a_little_below_the_first_is_not_taken_for_it(share):
+    values = torch.cat([torch.tensor([1.0, 1 - 1.5e-4]), torch.linspace(0, 0.95, 400)]).double()
+    start = torch.zeros(402, dtype=torch.float64)
+    start[:2] = torch.tensor([share, 1.0])
+    estimate = operator_norm(diagonal(values), start, dense_limit=0)
+    assert estimate.residual <= 1e-4 / 4
+    assert estimate.value == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_the_scale_of_a_layer_does_not_matter(unit):
+    values = unit * torch.linspace(0.1, 1, 400).double()
+    estimate = operator_norm(diagonal(values), dense_limit=0)
+    assert estimate.value / unit == pytest.approx(1, rel=1e-4)
+    assert float(estimate.vector.norm()) == pytest.approx(1, rel=1e-12)
+    assert operator_norm(diagonal(values), estimate.start, dense_limit=0).value / unit == pytest.approx(1, rel=1e-4)

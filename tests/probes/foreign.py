@@ -2,7 +2,7 @@
 
 import torch
 import torchvision
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -87,3 +87,25 @@ def trainer(callbacks=(), **arguments):
         callbacks=list(callbacks),
         **settings,
     )
+
+
+def validated(module, probe, batches=None, **arguments):
+    """What the probe reads of a network that is not trained: (layer, key) -> value."""
+    trainer([probe], **arguments).validate(module, datamodule=Data(*(batches or loaders())), verbose=False)
+    return readings(probe)
+
+
+class Data(LightningDataModule):
+    def __init__(self, train, held_out):
+        super().__init__()
+        self.train, self.held_out = train, held_out
+
+    def train_dataloader(self):
+        return self.train
+
+    def val_dataloader(self):
+        return self.held_out
+
+
+def readings(probe):
+    return {(r.layer, r.key): r.value for r in probe.readings}
