@@ -18,6 +18,7 @@ TRAINER_COMMANDS = {
 OTHER_COMMANDS = {
     "probe": ("lightning_depth.commands.probe", "look at a checkpoint, or at any network, with any probe"),
     "report": ("lightning_depth.commands.report", "draw the report of a run directory again"),
+    "tune": ("lightning_depth.commands.tune", "search a learning rate by cross-validation"),
 }
 TOP_KEYS = frozenset(
     ["seed_everything", "trainer", "model", "data", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"]
@@ -82,6 +83,7 @@ commands:
   python main.py fit --config A.yaml --config configs/trainer/gpu.yaml           later files override earlier ones
   python main.py fit --config A.yaml --print_config                              what would run
   python main.py probe --ckpt runs/NAME/checkpoints/last.ckpt --probe Spectrum   a table and a picture of one look
+  python main.py tune --config configs/k_local.yaml --tune.low 1e-3 --tune.high 1   the rate that 10 folds prefer
   python main.py fit --help                                                      every key of fit
   python main.py fit --model.help ResNet                                         every key of one class"""
 

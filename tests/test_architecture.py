@@ -34,7 +34,7 @@ ALLOWED = {
     "samples": {"mistakes"},
     "probes": {"calls", "mistakes", "samples", "undisturbed"},
     "figures": {"figures", "mistakes"},
-    "commands": {"cli", "commands", "entrance", "figures", "mistakes", "models", "runs"},
+    "commands": {"cli", "commands", "entrance", "figures", "mistakes", "models", "probes", "runs"},
     "runs": {"runs", "early", "figures", "mistakes", "probes", "seeds"},
 }
 

@@ -3,6 +3,7 @@
 Shape letters: N images of a split, B images of a batch, H height, W width, C channels, S samples one rank sees.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from lightning_depth.mistakes import Mistake
 from lightning_depth.seeds import generator
 
-Augmentation = Literal["none", "crop", "crop_flip"]
+Augmentation = Literal["none", "crop", "crop_flip", "random_resized_crop", "random_resized_crop_flip"]
 
 
 class EpochOrder(Sampler[int]):
@@ -93,6 +94,78 @@ def flip(images: UInt8[Tensor, "B H W C"], mirrored: Bool[Tensor, " B"]) -> UInt
     return torch.where(mirrored[:, None, None, None], images.flip(2), images)
 
 
+def resized_crop(images: UInt8[Tensor, "B H W C"], boxes: Int64[Tensor, "B 4"]) -> UInt8[Tensor, "B H W C"]:
+    """Box b of image b, resized to H x W: bilinear, from the pixels inside of the box alone, rounded to whole levels.
+
+    As torchvision's `resized_crop`, where antialiasing changes nothing because no box is larger than its image.
+
+    Args:
+        images: the batch.
+        boxes: top, left, height and width of each box, which lies in its image.
+
+    >>> x = torch.tensor([[10, 20], [30, 40]], dtype=torch.uint8).view(1, 2, 2, 1)
+    >>> resized_crop(x, torch.tensor([[1, 0, 1, 2]])).flatten().tolist()
+    [30, 40, 30, 40]
+    """
+    _, height, width, _ = images.shape
+    (top, left, tall, wide), device = boxes.unbind(1), images.device
+
+    def sampled(start: Tensor, length: Tensor, size: int) -> Tensor:
+        """Where the `size` pixels of a side lie, (B, size), as -1 to 1 from the image's first pixel to its last."""
+        step = (length / size)[:, None]
+        inside = (torch.arange(size, device=device) + 0.5) * step - 0.5
+        inside = inside.clamp(min=0).minimum(length[:, None] - 1)
+        return (start[:, None] + inside) * 2 / max(size - 1, 1) - 1
+
+    y, x = sampled(top, tall, height), sampled(left, wide, width)
+    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    planes = images.permute(0, 3, 1, 2).float()
+    parts = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return parts.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def resized_crop_boxes(
+    samples: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    stream: torch.Generator,
+) -> Int64[Tensor, "N 4"]:
+    """Random boxes for `resized_crop`, drawn as torchvision's `RandomResizedCrop` draws them, all at once.
+
+    The area is uniform in `scale` (in units of the image's), the logarithm of width / height uniform in that of
+    `ratio`; of ten such shapes the first one that fits is put anywhere in the image. Where none fits, the box is the
+    largest central one within `ratio`.
+
+    Args:
+        samples: number of boxes, N.
+        height: of the images.
+        width: of the images.
+        scale: least and largest area.
+        ratio: least and largest width / height.
+        stream: the generator, on the CPU.
+
+    Returns:
+        Top, left, height and width of each box.
+    """
+    draws = torch.rand(2, samples, 10, generator=stream, dtype=torch.float64)
+    area = height * width * (scale[0] + draws[0] * (scale[1] - scale[0]))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = (low + draws[1] * (high - low)).exp()
+    wide, tall = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+    first = fits.long().argmax(1, keepdim=True)  # the first of several
+    central = torch.tensor([min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))]).clamp(min=1)
+    found = fits.any(1)
+    tall = tall.gather(1, first)[:, 0].where(found, central[0])
+    wide = wide.gather(1, first)[:, 0].where(found, central[1])
+    places = torch.rand(2, samples, generator=stream, dtype=torch.float64)
+    top = (places[0] * (height - tall + 1)).long().where(found, (height - tall) // 2)
+    left = (places[1] * (width - wide + 1)).long().where(found, (width - wide) // 2)
+    return torch.stack([top, left, tall, wide], dim=1)
+
+
 class TensorBatches:
     """An iterable of batches (x, y): x float32 (B, C, H, W), normalised, y int64 (B,); or tensors as they are.
 
@@ -108,11 +181,13 @@ class TensorBatches:
         mean: per channel, in units of the full scale (0 to 1).
         std: per channel, in the same units.
         order: the training order; None runs through the images as they stand.
-        augment: "crop": random crops after black padding; "crop_flip": and a horizontal flip with probability 1/2.
-            Needs an order.
+        augment: "crop": random crops after black padding; "random_resized_crop": random parts of the image, resized;
+            with "_flip": and a horizontal flip with probability 1/2. Needs an order.
         padding: black pixels added on each side before cropping.
         first_epoch: the epoch that starts at batch `skip_batches`, after a resumption inside that epoch.
         skip_batches: batches of `first_epoch` already seen. `len()` stays the full length, by which Lightning counts.
+        crop_scale: least and largest area of a random resized crop, in units of the image's.
+        crop_ratio: least and largest width / height of one.
     """
 
     batch_sampler = None  # Lightning reads it wherever there is a sampler
@@ -129,11 +204,14 @@ class TensorBatches:
         padding: int = 4,
         first_epoch: int = 0,
         skip_batches: int = 0,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shift = torch.tensor(mean, device=images.device).mul(255).view(1, -1, 1, 1)
         self.scale = torch.tensor(std, device=images.device).mul(255).view(1, -1, 1, 1)
         self.order, self.augment, self.padding = order, augment, padding
+        self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
         self.sampler: Sampler[int] = order or SequentialSampler(range(len(labels)))
         self.first_epoch, self.skip_batches = first_epoch, skip_batches
         self._drawn: tuple[int, tuple[Tensor, ...]] = (-1, ())
@@ -151,11 +229,13 @@ class TensorBatches:
         here = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.order is None:
             return self._normalised(self.images[here]), self.labels[here]
-        indices, dy, dx, mirrored = (drawn[here] for drawn in self._draws(self.order, epoch))
+        indices, windows, mirrored = (drawn[here] for drawn in self._draws(self.order, epoch))
         images = self.images[indices]
-        if self.augment != "none":
-            images = crop(images, dy, dx, self.padding)
-        if self.augment == "crop_flip":
+        if self.augment.startswith("crop"):
+            images = crop(images, windows[:, 0], windows[:, 1], self.padding)
+        elif self.augment.startswith("random_resized_crop"):
+            images = resized_crop(images, windows)
+        if self.augment.endswith("_flip"):
             images = flip(images, mirrored)
         return self._normalised(images), self.labels[indices]
 
@@ -166,13 +246,17 @@ class TensorBatches:
         return x.contiguous()
 
     def _draws(self, order: EpochOrder, epoch: int) -> tuple[Tensor, ...]:
-        """Sample, crop offsets and flip at each of this rank's positions in `epoch`; the last epoch's are kept."""
+        """Sample, crop or box, and flip at each of this rank's positions in `epoch`; the last epoch's are kept."""
         if self._drawn[0] != epoch:
             stream = generator(order.seed, "augment", epoch)
-            offsets = torch.randint(2 * self.padding + 1, (2, order.samples), generator=stream)
+            windows = torch.randint(2 * self.padding + 1, (2, order.samples), generator=stream).T
             mirrored = torch.randint(2, (order.samples,), generator=stream).bool()
+            if self.augment.startswith("random_resized_crop"):
+                _, height, width, _ = self.images.shape
+                boxes = generator(order.seed, "resized crop", epoch)
+                windows = resized_crop_boxes(order.samples, height, width, self.crop_scale, self.crop_ratio, boxes)
             at = order.positions
-            draws = (order.indices(epoch), offsets[0, at], offsets[1, at], mirrored[at])
+            draws = (order.indices(epoch), windows[at], mirrored[at])
             self._drawn = epoch, tuple(drawn.to(self.images.device) for drawn in draws)
         return self._drawn[1]
 

@@ -4,7 +4,6 @@ import difflib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -16,6 +15,11 @@ from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
 from lightning_depth.data.sources import AbstractImages, Split
 from lightning_depth.mistakes import Mistake
 from lightning_depth.seeds import generator, run_seed
+
+UNMIRRORED: dict[Augmentation, Augmentation] = {
+    "crop_flip": "crop",
+    "random_resized_crop_flip": "random_resized_crop",
+}
 
 
 class AbstractImageData(AbstractMemoryData):
@@ -42,9 +46,12 @@ class AbstractImageData(AbstractMemoryData):
             so a smaller subset lies within a larger one. None: all.
         image_size: resize to image_size x image_size at load time (bilinear, antialiased). None: as they are.
         rgb: give grey images three equal channels, for networks that want three.
-        augment: "none", "crop" (random crops after black padding), or "crop_flip" (and horizontal flips, which make no
-            sense for digits: left out on the fallback); training batches only.
+        augment: "none", "crop" (random crops after black padding), "random_resized_crop" (random parts of the image,
+            resized to its own size), or with horizontal flips "crop_flip" and "random_resized_crop_flip" (flips make no
+            sense for digits: they are left out on the fallback); training batches only.
         padding: black pixels on each side before cropping.
+        crop_scale: least and largest part of the image's area that a random resized crop shows.
+        crop_ratio: least and largest ratio of width to height that it may have.
         val_fraction: 0: validate on the test split, as the papers do. Above 0: on this fraction of each class of the
             training split, the other end of the same permutation, so it does not depend on samples_per_class.
         batch_size: training images per batch and process.
@@ -58,7 +65,7 @@ class AbstractImageData(AbstractMemoryData):
         Mistake: an argument is out of its range.
     """
 
-    names: ClassVar[tuple[str, ...]] = ()
+    names: tuple[str, ...] = ()
     """The names by which `classes` may be asked for; empty: those that `read` returns."""
 
     def __init__(
@@ -76,6 +83,8 @@ class AbstractImageData(AbstractMemoryData):
         seed: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
         counts = {
@@ -87,6 +96,10 @@ class AbstractImageData(AbstractMemoryData):
                 raise Mistake(f"{name}={count}: it must be at least 1.")
         if padding < 0:
             raise Mistake(f"padding={padding}: it must be at least 0.")
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise Mistake(f"crop_scale={list(crop_scale)}: give the least and the largest part, above 0 and at most 1.")
+        if not 0 < crop_ratio[0] <= crop_ratio[1]:
+            raise Mistake(f"crop_ratio={list(crop_ratio)}: give the least and the largest ratio, above 0.")
         if not 0 <= val_fraction < 1:
             raise Mistake(f"val_fraction={val_fraction}: it must be at least 0 and below 1.")
         if (mean is None) != (std is None):
@@ -95,6 +108,7 @@ class AbstractImageData(AbstractMemoryData):
             raise Mistake("classes is empty: name at least one, or leave it out for all.")
         self.root, self.classes, self.samples_per_class = Path(root).expanduser(), classes, samples_per_class
         self.image_size, self.rgb, self.augment, self.padding = image_size, rgb, augment, padding
+        self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
         self.val_fraction, self.mean, self.std = val_fraction, mean, std
         self._loaded: dict[str, Loaded] = {}
 
@@ -161,10 +175,21 @@ class AbstractImageData(AbstractMemoryData):
     def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
         """Normalised images, augmented if there is an order."""
         size = self.eval_batch_size if order is None else self.batch_size
-        # The digits that stand in for other images cannot be mirrored: a 2 would become no digit at all.
-        mirrored = self.augment == "crop_flip" and self.locate().fallback
-        augment: Augmentation = "none" if order is None else "crop" if mirrored else self.augment
-        return TensorBatches(*loaded, size, *self.normalisation, order, augment, self.padding, epoch, skip)
+        augment: Augmentation = "none" if order is None else self.augment
+        if self.locate().fallback:  # The digits that stand in cannot be mirrored: a 2 would become no digit at all.
+            augment = UNMIRRORED.get(augment, augment)
+        return TensorBatches(
+            *loaded,
+            size,
+            *self.normalisation,
+            order,
+            augment,
+            self.padding,
+            epoch,
+            skip,
+            self.crop_scale,
+            self.crop_ratio,
+        )
 
     def split(self, name: Stage) -> Loaded:
         """The images of a split, uint8 (N, H, W, C), and their labels, renumbered."""
@@ -185,6 +210,8 @@ class AbstractImageData(AbstractMemoryData):
         for number in numbers:
             if numbers.count(number) > 1:
                 raise Mistake(f"classes names {offered[number]!r} more than once.")
+        if len(offered) > len(images.class_names):  # the ten digits stand in for more classes than there are digits
+            numbers = list(range(min(len(numbers), len(images.class_names))))
         train, held = [], []
         for number in numbers:
             few, many = self._divided(images, number)
@@ -244,7 +271,7 @@ def class_number(asked: str | int, names: Sequence[str]) -> int:
     """The number of the class `asked` for by name or, where no class has that name, by number.
 
     Raises:
-        Mistake: there is no such class; it names the closest one and lists all.
+        Mistake: there is no such class; it names the closest one and lists all, or of many says how many.
 
     >>> class_number("dog", ["cat", "dog"]), class_number(1, ["cat", "dog"]), class_number(1, ["1", "2"])
     (1, 1, 0)
@@ -256,7 +283,8 @@ def class_number(asked: str | int, names: Sequence[str]) -> int:
         return int(text)
     close = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise Mistake(f"There is no class {asked!r}.{hint}\nThe classes are {', '.join(names)}.")
+    listed = ", ".join(names) if len(names) <= 100 else f"{', '.join(names[:5])} and {len(names) - 5} more"
+    raise Mistake(f"There is no class {asked!r}.{hint}\nThe classes are {listed}.")
 
 
 def moments(images: UInt8[Tensor, "N H W C"]) -> tuple[list[float], list[float]]:

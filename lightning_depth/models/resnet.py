@@ -92,13 +92,16 @@ class ResNet(AbstractFamily):
 
     Args:
         depth: one of Table 1: 10, 12, 14, 16, 18, 20, 22, 26, 30, 34, 38, 42, 46, 50. Left out where `blocks` is given.
-        blocks: basic blocks in each of the four stages, for any other depth (Fig. 15: more blocks in one stage).
+        blocks: basic blocks in each of the four stages, for any other depth.
+        extra_blocks: so many more blocks in one stage, two layers each (App. D.3, Fig. 15).
+        extra_stage: 1 to 4, the stage that gets them; 1 or 3 in the paper.
         width: filters in the first stage; the others have 2, 4 and 8 times as many.
         kernel_size: odd; of every convolution but the shortcuts, which are 1x1 (Fig. 17).
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: neither or both of `depth` and `blocks`, a depth that Table 1 lacks, an even kernel size.
+        Mistake: neither of `depth` and `blocks`, or both where they disagree, a depth that Table 1 lacks, extra blocks
+            without a stage or in none of the four, an even kernel size.
     """
 
     def __init__(
@@ -107,11 +110,13 @@ class ResNet(AbstractFamily):
         blocks: Sequence[int] | None = None,
         width: int = 64,
         kernel_size: int = 3,
+        extra_blocks: int | None = None,
+        extra_stage: int | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
         self.save_hyperparameters()
-        self.blocks = _blocks(depth, blocks)
+        self.blocks = _extended(_blocks(depth, blocks), extra_blocks, extra_stage)
         if width < 1:
             raise Mistake(f"ResNet width must be at least 1, not {width}.")
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -138,3 +143,14 @@ def _blocks(depth: int | None, blocks: Sequence[int] | None) -> tuple[int, ...]:
             f"ResNet depth {depth} is not in Table 1 of nichani2020 ({known}).\nGive blocks=[n1, n2, n3, n4] instead."
         )
     return TABLE_1[depth]
+
+
+def _extended(blocks: tuple[int, ...], extra: int | None, stage: int | None) -> tuple[int, ...]:
+    if extra is None and stage is None:
+        return blocks
+    if extra is None or stage is None or extra < 0 or not 1 <= stage <= 4:
+        raise Mistake(
+            f"ResNet extra_blocks={extra}, extra_stage={stage}: give both, "
+            "a number of blocks and one of the stages 1 to 4."
+        )
+    return tuple(count + (extra if index == stage else 0) for index, count in enumerate(blocks, start=1))

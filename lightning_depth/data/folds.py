@@ -1,0 +1,108 @@
+"""k-fold cross-validation of any data set in memory (mori2020 2.3)."""
+
+from dataclasses import replace
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from lightning_depth.data.batches import EpochOrder, TensorBatches
+from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.sources import Source
+from lightning_depth.mistakes import Mistake
+from lightning_depth.seeds import generator, run_seed
+
+
+@final
+class Folds(AbstractMemoryData):
+    """The training split of another data set in `folds` parts: one is validated on, the others are trained on.
+
+    Every training sample is in exactly one part; parts differ by at most one sample, and are drawn without regard to
+    the classes. Test split, order, augmentation and batch sizes are the other data set's, and so is its normalisation:
+    constants computed from the training images are computed from those of all parts. mori2020 2.3 has 10 folds.
+
+    Args:
+        data: the data set.
+        fold: the part to validate on, 0 <= fold < folds.
+        folds: number of parts, k.
+        seed: of the parts. None: that of `data`, or of the run.
+
+    Raises:
+        Mistake: `folds` is below 2 or above the number of training samples, or there is no such fold.
+    """
+
+    def __init__(self, data: AbstractMemoryData, fold: int = 0, folds: int = 10, seed: int | None = None) -> None:
+        super().__init__(data.batch_size, data.eval_batch_size, data.seed)
+        if folds < 2:
+            raise Mistake(f"folds={folds}: it must be at least 2, one to validate on and the others to train on.")
+        if not 0 <= fold < folds:
+            raise Mistake(f"fold={fold}: {folds} folds count from 0 to {folds - 1}.")
+        self.data, self.fold, self.folds = data, fold, folds
+        self.fold_seed = data.seed if seed is None else seed
+        self._parts: dict[Stage, Loaded] = {}
+
+    def members(self, fold: int) -> Int64[Tensor, " n"]:
+        """The training samples of the data set that `fold` validates on, ascending."""
+        samples = len(self.data.split("train").targets)
+        if self.folds > samples:
+            raise Mistake(f"folds={self.folds}: there are only {samples} training samples to divide.")
+        shuffled = torch.randperm(samples, generator=generator(run_seed(self.fold_seed), "folds"))
+        return shuffled[fold :: self.folds].sort().values
+
+    def find(self) -> Source:
+        """See `AbstractMemoryData`."""
+        found = self.data.find()
+        self.data._source = found  # a stand-in is announced once, by this data set
+        note = f"fold {self.fold} of {self.folds} held out"
+        return replace(found, note=f"{found.note}; {note}" if found.note else note)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Divide the training split."""
+        self.split("train")
+
+    def split(self, name: Stage) -> Loaded:
+        """The folds that are trained on, the one that is validated on, or the data set's own test split."""
+        self.locate()
+        if name == "test":
+            return self.data.split("test")
+        if name not in self._parts:
+            inputs, targets = self.data.split("train")
+            held = torch.zeros(len(targets), dtype=torch.bool)
+            held[self.members(self.fold)] = True
+            with torch.inference_mode(False):
+                self._parts["train"] = Loaded(inputs[~held], targets[~held])
+                self._parts["val"] = Loaded(inputs[held], targets[held])
+        return self._parts[name]
+
+    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
+        """As the data set serves them."""
+        return self.data.batches(loaded, order, epoch, skip)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input as the network gets it."""
+        self.locate()
+        return self.data.input_shape
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes; None where the targets are numbers."""
+        self.locate()
+        return self.data.num_classes
+
+    @property
+    def target_shape(self) -> tuple[int, ...] | None:
+        """Shape of one target where the targets are numbers; None where they are classes."""
+        self.locate()
+        return self.data.target_shape
+
+    @property
+    def train_size(self) -> int:
+        """The number of samples that are trained on."""
+        return len(self.split("train").targets)
+
+    @property
+    def val_source(self) -> str:
+        """What validation is done on, in words."""
+        return f"fold {self.fold} of {self.folds} of the training split"

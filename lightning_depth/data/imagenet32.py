@@ -1,0 +1,134 @@
+"""ImageNet32 (Chrabaszcz, Loshchilov and Hutter 2017, arXiv:1707.08819): ImageNet at 32 x 32 pixels, in batch files."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from lightning_depth.data.embedded_digits import embedded_digits
+from lightning_depth.data.imagenet_classes import DEVKIT_NAMES, by_name
+from lightning_depth.data.images import AbstractImageData, class_number
+from lightning_depth.data.pickles import read_pickle
+from lightning_depth.data.published import stand_in
+from lightning_depth.data.sources import AbstractImages, Arrays, Source, Split
+from lightning_depth.mistakes import Mistake
+
+TITLE = "ImageNet32"
+BATCHES = {"train": tuple(f"train_data_batch_{i}" for i in range(1, 11)), "test": ("val_data",)}
+TWO = ("kit_fox", "English_setter")
+FIVE = (*TWO, "Siberian_husky", "Australian_terrier", "English_springer")
+NICHANI2020_CLASSES = MappingProxyType(
+    {2: TWO, 5: FIVE, 10: (*FIVE, "Egyptian_cat", "Persian_cat", "malamute", "Great_Dane", "Walker_hound")}
+)
+"""How many classes -> which, by nichani2020, Appendix C, Table 3."""
+
+
+@final
+class ImageNet32(AbstractImageData):
+    """ImageNet32 from `<root>/imagenet32/{train_data_batch_1, ..., train_data_batch_10, val_data}`, or the same `.npz`.
+
+    These are the official files (image-net.org gives them to registered users: nothing is downloaded here). Pickles are
+    read without executing what they may contain. The validation images are the test split.
+
+    Classes go by the names or WordNet ids of `imagenet_classes`, or by number: 0, kit_fox, is label 1 of the files,
+    whose order is that of ImageNet's development kit, not torchvision's. All ten files are read whatever is asked for,
+    but only the classes asked for are kept: two take 8 MB of memory, all of them 4 GB, and twice that while they are
+    loaded. Normalised by the training images' own mean and deviation unless they are given.
+
+    Args:
+        root: the folder that holds `imagenet32`.
+        classes: as in `AbstractImageData`; `NICHANI2020_CLASSES` lists those of nichani2020.
+        fallback: as in `AbstractPublishedImages`; "embedded_digits" puts the digits 0, 1, ... in the place of the
+            (first ten) classes asked for.
+        kwargs: the arguments of `AbstractImageData`.
+    """
+
+    names = tuple(DEVKIT_NAMES.values())
+
+    def __init__(
+        self,
+        root: str = "data",
+        classes: list[str | int] | None = None,
+        fallback: Literal["embedded_digits"] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, classes=by_name(classes), **kwargs)
+        self.fallback = fallback
+
+    def find(self) -> Source:
+        """The batch files, which must all be there in one of the two formats."""
+        home = self.root / "imagenet32"
+        for suffix in ("", ".npz"):
+            files = [home / f"{name}{suffix}" for name in (*BATCHES["train"], *BATCHES["test"])]
+            missing = [file for file in files if not file.is_file()]
+            if not missing:
+                return Source(TITLE, "batch files", str(home), note="npz" if suffix else "")
+            if len(missing) < len(files):
+                raise Mistake(f"{TITLE} is incomplete: {missing[0]} is missing.\nPut the file there.")
+        absent = f"is not in {home}, and only image-net.org has it"
+        remedy = f"Put {BATCHES['train'][0]} to {BATCHES['train'][-1]} and val_data there, as pickles or as .npz files."
+        return stand_in(self.fallback, TITLE, absent, remedy)
+
+    def read(self, split: Split) -> AbstractImages:
+        """The images of the classes asked for, of all batches of a split."""
+        source = self.locate()
+        if source.fallback:
+            return embedded_digits(split)
+        wanted = None if self.classes is None else [class_number(asked, self.names) for asked in self.classes]
+        images, labels = [], []
+        for name in BATCHES[split]:
+            pixels, numbers = read_batch(Path(source.path) / (f"{name}.npz" if source.note else name))
+            if wanted is not None:
+                kept = np.isin(numbers, wanted)
+                pixels, numbers = pixels[kept], numbers[kept]
+            images.append(np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)))
+            labels.append(numbers)
+        whole = np.concatenate(images)
+        return Arrays(torch.from_numpy(np.concatenate(labels)), list(self.names), None, torch.from_numpy(whole))
+
+
+def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "N 3072"], Int64[np.ndarray, " N"]]:
+    """Pixels, red then green then blue, and class numbers from 0, of one batch file: a pickle, or `.npz`.
+
+    Raises:
+        Mistake: the file is corrupt, does not have the format, or asks for more than arrays; it names the file.
+    """
+    batch = read_npz(path) if path.suffix == ".npz" else read_pickle(path)
+    absent = {"data", "labels"} - batch.keys()
+    if absent:
+        raise Mistake(f"{path} is no batch of {TITLE}: it has no {min(absent)!r}.")
+    data = batch["data"]
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
+        raise Mistake(f"{path} is no batch of {TITLE}: its data are {found}, not uint8 (N, 3072).")
+    listed = batch["labels"]
+    plain = isinstance(listed, np.ndarray) or (isinstance(listed, list) and all(type(label) is int for label in listed))
+    labels = np.asarray(listed) if plain else np.empty(0, object)
+    if labels.dtype.kind not in "iu" or labels.shape != data.shape[:1]:
+        raise Mistake(f"{path} is no batch of {TITLE}: its labels are not {len(data)} whole numbers, one an image.")
+    if len(labels) and not 1 <= labels.min() <= labels.max() <= len(DEVKIT_NAMES):
+        raise Mistake(
+            f"{path} has labels from {labels.min()} to {labels.max()}; {TITLE} has them from 1 to {len(DEVKIT_NAMES)}."
+        )
+    return data, labels.astype(np.int64) - 1
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """The arrays `data` and `labels` of an `.npz` file, of which objects are refused.
+
+    Raises:
+        Mistake: the file is corrupt or truncated, or holds pickled objects; it names the file.
+    """
+    try:
+        # A file that is no zip archive would be read as a lone array or refused as a pickle.
+        with zipfile.ZipFile(path):
+            pass
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("data", "labels") if name in arrays.files}
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise Mistake(f"{path} cannot be read as arrays: {' '.join(str(error).split())}") from None
