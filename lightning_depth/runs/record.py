@@ -239,7 +239,7 @@ def _best(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     return best
 
 
-def _at_best_train(rows: list[dict[str, float]]) -> dict[str, float]:
+def _at_best_train(rows: list[dict[str, float]]) -> dict[str, float | int]:
     """All metrics of the first epoch of highest training accuracy, or lowest training loss where there is none.
 
     nichani2020 reports the Fully-Conv Net's test accuracy there.
