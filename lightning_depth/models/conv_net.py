@@ -1,0 +1,147 @@
+"""Convolutions one after the other: the ConvNets of zhang2019 3.4-3.6 and the linear ones of nichani2020 section 4."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_depth.mistakes import Mistake
+from lightning_depth.models.activations import ActivationName, activation
+from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.initial import InitialName, initialise
+
+PaddingMode = Literal["zeros", "circular"]
+
+
+class FitsKernel(nn.Module):
+    """Lets images pass that a circular kernel fits into, and refuses others: torch would let it see pixels twice."""
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_kernel(self.kernel_size, "circular", x.shape[-2:])
+        return x
+
+
+class ConvNet(AbstractFamily):
+    """`depth` convolutions k x k of stride 1 that keep the image's size, with an activation after all but the last.
+
+    Autoencoder (zhang2019 3.4): depth 5, kernel 5, 128 channels, ReLU; the last convolution has the image's channels.
+    Linear classifier (nichani2020 Figs. 7, 19): output classes, kernel 3, 32 or 64 channels, identity, no bias,
+    glorot_uniform. Linear autoencoder (Fig. 8): 16 channels, glorot_normal. Circular padding is the control for the
+    zero padding, which is what makes accuracy fall with depth in Fig. 7.
+
+    Images of any other size may be shown to the network, unless it reads out by `flatten`.
+
+    Args:
+        depth: the number of convolutions.
+        channels: of every convolution but the last.
+        kernel_size: k, odd; above the image's size too with padding by zeros (zhang2019 Fig. 14: up to 57).
+        activation: by name; `identity` for a linear network.
+        padding_mode: `zeros` or `circular`.
+        bias: whether convolutions and the linear read-out have biases.
+        output: `image` for targets that are images of the inputs' size, or `classes`: a number for each class (or for
+            each entry of a target).
+        readout: of `classes`: `average` gives the last convolution a channel for each number and takes its mean over
+            the pixels, as nichani2020 does; `flatten` puts a linear layer on the last convolution's flattened output,
+            of `channels` channels, after an activation.
+        initial: by name, see `initialise`. zhang2019 does not say; PyTorch's own reproduces its effects.
+        initial_scale: a factor for all initial weights.
+        **recipe: see `AbstractFamily`.
+
+    Raises:
+        Mistake: a number below 1, an even kernel, a circular kernel larger than an image, `siren` without sines, or
+            `image` where the targets are none of the inputs' size.
+    """
+
+    def __init__(
+        self,
+        depth: int = 5,
+        channels: int = 128,
+        kernel_size: int = 5,
+        activation: ActivationName = "relu",
+        padding_mode: PaddingMode = "zeros",
+        bias: bool = True,
+        output: Literal["image", "classes"] = "image",
+        readout: Literal["average", "flatten"] = "average",
+        initial: InitialName = "pytorch",
+        initial_scale: float = 1.0,
+        **recipe: Any,
+    ) -> None:
+        super().__init__(**recipe)
+        self.save_hyperparameters()
+        if depth < 1 or channels < 1:
+            raise Mistake(f"ConvNet depth={depth}, channels={channels}: both must be at least 1.")
+        if initial == "siren" and activation != "sine":
+            raise Mistake(f"ConvNet initial=siren is for activation=sine, not {activation}.")
+        check_kernel(kernel_size)
+        self.depth, self.channels, self.kernel_size = depth, channels, kernel_size
+        self.activation, self.bias = activation, bias
+        self.padding_mode: PaddingMode = padding_mode
+        self.output, self.readout = output, readout
+        self.initial: InitialName = initial
+        self.initial_scale = initial_scale
+
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        check_kernel(self.kernel_size, self.padding_mode, input_shape[-2:])
+        last = self.channels
+        if self.output == "image":
+            last = self._image_channels(input_shape)
+        elif self.readout == "average":
+            last = num_outputs
+        net = nn.Sequential()
+        if self.padding_mode == "circular":
+            net.add_module("fits", FitsKernel(self.kernel_size))
+        layers: list[nn.Linear | nn.Conv2d] = []
+        channels = input_shape[0]
+        for index in range(1, self.depth + 1):
+            layers.append(self._convolution(channels, last if index == self.depth else self.channels))
+            net.add_module(f"conv{index}", layers[-1])
+            channels = self.channels
+            if index < self.depth or (self.output, self.readout) == ("classes", "flatten"):
+                net.add_module(f"{self.activation}{index}", activation(self.activation))
+        if self.output == "classes":
+            if self.readout == "average":
+                net.add_module("average", nn.AdaptiveAvgPool2d(1))
+            net.add_module("flatten", nn.Flatten())
+            if self.readout == "flatten":
+                layers.append(nn.Linear(last * input_shape[1] * input_shape[2], num_outputs, bias=self.bias))
+                net.add_module("head", layers[-1])
+        initialise(layers, self.initial, self.initial_scale)
+        return net
+
+    def _convolution(self, channels_in: int, channels: int) -> nn.Conv2d:
+        size = self.kernel_size
+        return nn.Conv2d(channels_in, channels, size, padding=size // 2, bias=self.bias, padding_mode=self.padding_mode)
+
+    def _image_channels(self, input_shape: tuple[int, ...]) -> int:
+        wanted = None if self.target_shape is None else tuple(self.target_shape)
+        if wanted is None or len(wanted) != 3 or wanted[1:] != input_shape[1:]:
+            found = "classes" if wanted is None else f"of shape {wanted}"
+            raise Mistake(
+                f"ConvNet output=image needs targets that are images of {input_shape[1]} x {input_shape[2]} pixels, "
+                f"these are {found}.\nGive output=classes, or data whose targets are images."
+            )
+        return wanted[0]
+
+
+def check_kernel(kernel_size: int, padding_mode: PaddingMode = "zeros", image: Sequence[int] = ()) -> None:
+    """Refuse kernels that are even, or that go round a circular image more than once.
+
+    Args:
+        kernel_size: k.
+        padding_mode: `zeros` or `circular`.
+        image: its height and width, once they are known.
+
+    Raises:
+        Mistake: see above.
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise Mistake(f"kernel_size={kernel_size}: it must be odd and positive; an even kernel has no middle.")
+    if padding_mode == "circular" and image and kernel_size > min(image):
+        raise Mistake(
+            f"A circular kernel of {kernel_size} x {kernel_size} is larger than an image of {image[0]} x {image[1]}: "
+            "it would see pixels twice.\nGive a smaller kernel_size, or padding_mode=zeros."
+        )

@@ -1,0 +1,79 @@
+"""The Fully-Conv Net of nichani2020 3.1 and App. A (Figure 9)."""
+
+from typing import Any
+
+from torch import nn
+
+from lightning_depth.mistakes import Mistake
+from lightning_depth.models.activations import ActivationName, activation
+from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.conv_net import PaddingMode, check_kernel
+from lightning_depth.models.initial import InitialName, initialise
+
+
+class FullyConv(AbstractFamily):
+    """Fully-Conv Net of depth d and width w: no residual connections, downsampling or linear layers (nichani2020 3.1).
+
+    d convolutions of w filters and stride 1, each followed by BatchNorm and LeakyReLU, then a convolution with a filter
+    for each class and the mean over its pixels: d + 1 convolutions. Those before BatchNorm have no bias, which
+    BatchNorm would take out again; the last one has one. The paper does not give the kernel's size: 3.
+
+    Args:
+        depth: d.
+        width: w; 16 or 32 in the paper.
+        kernel_size: odd.
+        padding_mode: `zeros` or `circular`.
+        activation: by name.
+        initial: by name, see `initialise`; Kaiming normal in Fig. 11.
+        initial_scale: a factor for all initial weights.
+        **recipe: see `AbstractFamily`.
+
+    Raises:
+        Mistake: a number below 1, an even kernel, a circular kernel larger than the images, `siren` without sines.
+    """
+
+    def __init__(
+        self,
+        depth: int = 8,
+        width: int = 16,
+        kernel_size: int = 3,
+        padding_mode: PaddingMode = "zeros",
+        activation: ActivationName = "leaky_relu",
+        initial: InitialName = "he_normal",
+        initial_scale: float = 1.0,
+        **recipe: Any,
+    ) -> None:
+        super().__init__(**recipe)
+        self.save_hyperparameters()
+        if depth < 1 or width < 1:
+            raise Mistake(f"FullyConv depth={depth}, width={width}: both must be at least 1.")
+        if initial == "siren" and activation != "sine":
+            raise Mistake(f"FullyConv initial=siren is for activation=sine, not {activation}.")
+        check_kernel(kernel_size)
+        self.depth, self.width, self.kernel_size = depth, width, kernel_size
+        self.padding_mode: PaddingMode = padding_mode
+        self.activation = activation
+        self.initial: InitialName = initial
+        self.initial_scale = initial_scale
+
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        check_kernel(self.kernel_size, self.padding_mode, input_shape[-2:])
+        net = nn.Sequential()
+        convolutions = []
+        channels = input_shape[0]
+        for index in range(1, self.depth + 1):
+            convolutions.append(self._convolution(channels, self.width, bias=False))
+            net.add_module(f"conv{index}", convolutions[-1])
+            net.add_module(f"bn{index}", nn.BatchNorm2d(self.width))
+            net.add_module(f"{self.activation}{index}", activation(self.activation))
+            channels = self.width
+        convolutions.append(self._convolution(channels, num_outputs, bias=True))
+        net.add_module("head", convolutions[-1])
+        net.add_module("average", nn.AdaptiveAvgPool2d(1))
+        net.add_module("flatten", nn.Flatten())
+        initialise(convolutions, self.initial, self.initial_scale)
+        return net
+
+    def _convolution(self, channels_in: int, channels: int, bias: bool) -> nn.Conv2d:
+        size = self.kernel_size
+        return nn.Conv2d(channels_in, channels, size, padding=size // 2, bias=bias, padding_mode=self.padding_mode)

@@ -1,0 +1,76 @@
+"""Fully connected networks: the FCNs of zhang2019 and nichani2020, the networks of mori2020 and of huh2021 Fig. 3."""
+
+import math
+from itertools import pairwise
+from typing import Any, Literal
+
+from torch import nn
+
+from lightning_depth.mistakes import Mistake
+from lightning_depth.models.activations import ActivationName, activation
+from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.initial import InitialName, initialise
+
+
+class MLP(AbstractFamily):
+    """A fully connected network of L hidden layers of width H, on flattened inputs (mori2020 Eq. 4; zhang2019 3.1-3.3).
+
+    Outputs have the targets' shape: classes, numbers, or images for an autoencoder.
+
+    Args:
+        depth: L, the hidden layers, so L + 1 matrices; 0: one linear layer (zhang2019 Eq. 1).
+        width: H.
+        activation: by name; `identity` for a linear network.
+        omega_0: the frequency of `sine`.
+        initial: by name, see `initialise`; None: `siren` for sines, else `pytorch`.
+        initial_scale: a factor for all initial weights.
+        beta: the impact of biases under `ntk`; 0.1 in mori2020 2.4.
+        bias: whether layers have biases.
+        train: `all` layers, or the `bottom` one only (zhang2019 3.2 and App. C), the others staying as they were drawn.
+        **recipe: see `AbstractFamily`.
+
+    Raises:
+        Mistake: a negative depth, a width below 1, `siren` without sines.
+    """
+
+    def __init__(
+        self,
+        depth: int = 2,
+        width: int = 512,
+        activation: ActivationName = "relu",
+        omega_0: float = 30.0,
+        initial: InitialName | None = None,
+        initial_scale: float = 1.0,
+        beta: float = 0.1,
+        bias: bool = True,
+        train: Literal["all", "bottom"] = "all",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(**recipe)
+        self.save_hyperparameters()
+        if depth < 0 or width < 1:
+            raise Mistake(f"MLP depth={depth}, width={width}: depth must be at least 0 and width at least 1.")
+        if initial == "siren" and activation != "sine":
+            raise Mistake(f"MLP initial=siren is for activation=sine, not {activation}.")
+        self.depth, self.width, self.bias = depth, width, bias
+        self.activation, self.omega_0 = activation, omega_0
+        self.initial: InitialName = initial or ("siren" if activation == "sine" else "pytorch")
+        self.initial_scale, self.beta = initial_scale, beta
+        self.trained = train  # `train` is a method of every module
+
+    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        sizes = [math.prod(input_shape), *[self.width] * self.depth, num_outputs]
+        layers = [nn.Linear(n, m, bias=self.bias) for n, m in pairwise(sizes)]
+        initialise(layers, self.initial, self.initial_scale, self.beta, self.omega_0)
+        if self.trained == "bottom":
+            for layer in layers[1:]:
+                layer.requires_grad_(False)
+        net = nn.Sequential()
+        net.add_module("flatten", nn.Flatten())
+        for index, layer in enumerate(layers[:-1], start=1):
+            net.add_module(f"layer{index}", layer)
+            net.add_module(f"{self.activation}{index}", activation(self.activation, self.omega_0))
+        net.add_module("head", layers[-1])
+        if self.target_shape is not None and len(self.target_shape) > 1:
+            net.add_module("unflatten", nn.Unflatten(1, tuple(self.target_shape)))
+        return net
