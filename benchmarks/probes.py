@@ -40,6 +40,32 @@ def cost_in_an_epoch(quick: bool) -> list[str]:
     return out
 
 
+def cost_of_the_shelf(quick: bool) -> list[str]:
+    """Seconds of one look of each probe that has something to read of a classifier, with its default arguments."""
+    data = Noise(batch_size=BATCH)
+    data.setup("fit")
+    model = ResNet(depth=18, width=16)
+    probes = [
+        callbacks.OperatorNorm(),
+        callbacks.EffectiveRank(),
+        callbacks.RepresentationCollapse(),
+        callbacks.Spectrum(),
+        callbacks.JacobianNorm(),
+        callbacks.NeuralCollapse(),
+        callbacks.WeightDistance(),
+        callbacks.FeatureSimilarity(),
+        callbacks.ActivationImages(),
+        callbacks.LocalStability(samples=4),
+    ]
+    validation(model, data, probes[:-1], limit=0.03)
+    spent = [validation(model, data, probes, limit=1.0) for _ in range(1 if quick else 3)]
+    out = ["| ResNet-18, width 16, untrained | seconds a look |", "| --- | --- |"]
+    for probe, times in zip(probes, zip(*spent, strict=True), strict=True):
+        said = " (4 samples)" if isinstance(probe, callbacks.LocalStability) else ""
+        out.append(f"| {type(probe).__name__}{said} | {statistics.median(times):.2f} |")
+    return out
+
+
 def validation(model: ResNet, data: Noise, probes: list[Any], limit: float) -> list[float]:
     """The seconds that each probe says it took, its share of the pass over training samples included."""
     fit = Trainer(
