@@ -67,6 +67,8 @@ class ExpandedLayer(nn.Module):
 class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `weight` is read only
     """An expanded `nn.Linear`; it multiplies the matrices first, or one after the other where that is less work."""
 
+    applies_its_weight = True  # its forward is another than that of nn.Linear, and the same map
+
     def forward(self, x: Tensor) -> Tensor:
         m, n, h, middle = self.out_features, self.in_features, len(self.get_parameter("weight_1")), self.factor - 2
         rows = x.numel() // n

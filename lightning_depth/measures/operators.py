@@ -92,7 +92,7 @@ def _kind(module: nn.Module) -> type[nn.Module]:
         if isinstance(module, kind):
             same = all(
                 getattr(type(module), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward")
-            )
+            ) or getattr(type(module), "applies_its_weight", False)
             if same and not isinstance(module.weight, nn.UninitializedParameter):
                 return kind
     raise UnsupportedLayer(f"{type(module).__name__} is not a layer whose linear map is known")

@@ -126,7 +126,8 @@ class AbstractFamily(LightningModule, ABC):
         )
         net = self._drawn()
         regularisation(net, self.regularisers)  # what is wrong with them shows before training
-        self.layout = torch.channels_last if self.channels_last and not _is_unsafe(net) else torch.contiguous_format
+        wanted = self.channels_last and any(isinstance(m, nn.Conv2d) for m in net.modules()) and not _is_unsafe(net)
+        self.layout = torch.channels_last if wanted else torch.contiguous_format
         self.net = net.to(memory_format=self.layout)
         keys = ("loss", "acc") if self.target_shape is None else ("loss",)
         for split in SPLITS:
