@@ -9,8 +9,12 @@ from torch import Tensor
 from lightning_depth.mistakes import Mistake
 
 
+class Diverged(Mistake):
+    """A fit whose loss is no number any more."""
+
+
 class FiniteLoss(Callback):
-    """Raises a Mistake that names the epoch and the step of the first infinite or NaN loss.
+    """Raises `Diverged`, which names the epoch and the step of the first infinite or NaN loss, validation's included.
 
     On a CPU every loss is checked at once. On a GPU that would stop the queue at each step, so losses are checked in
     lots of `lot` and always before validation and before a checkpoint is saved: what is on disk comes from finite ones.
@@ -32,6 +36,16 @@ class FiniteLoss(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name == "val/loss" and not torch.isfinite(torch.as_tensor(value)):
+                raise Diverged(
+                    f"The validation loss became {float(value)} in epoch {trainer.current_epoch + 1}: training stopped.\n"
+                    "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
+                )
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check()
 
@@ -45,7 +59,7 @@ class FiniteLoss(Callback):
         lot, self._losses = self._losses, []
         for (epoch, step, loss), good in zip(lot, finite, strict=True):
             if not good:
-                raise Mistake(
+                raise Diverged(
                     f"The loss became {float(loss)} in epoch {epoch} at step {step}: training stopped.\n"
                     "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
                 )
