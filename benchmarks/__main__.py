@@ -7,12 +7,14 @@ import re
 import warnings
 from pathlib import Path
 
-from benchmarks import probes, shelf, throughput
+from benchmarks import families, probes, shelf, throughput
 from benchmarks.measure import machine
 from lightning_depth.runs.record import git_commit, versions
 
 SECTIONS = {
     "Training throughput (CIFAR-sized images, crop and flip)": throughput.rows,
+    "Families beside a bare loop (SGD with momentum, mean squared error)": families.rows,
+    "Making data": families.making,
     "What the probes cost (validation of 10,000 images; an epoch has 25,000)": probes.cost_in_an_epoch,
     "What every probe of the shelf costs (the same validation)": probes.cost_of_the_shelf,
     "Against the definitions": probes.against_definitions,

@@ -66,7 +66,7 @@ def built(folder, *configs, more=()):
             data += [f"{option}.root", folder / "data", f"{option}.download", "false"]
             data += [f"{option}.fallback", "embedded_digits"]
     return command(
-        "fit", *words, *here, *data, "--trainer.logger", "false", "--trainer.fast_dev_run", "true", *more, cwd=folder
+        "fit", *words, *here, *data, "--trainer.logger", "false", "--trainer.fast_dev_run", "2", *more, cwd=folder
     )
 
 

@@ -41,8 +41,9 @@ class FiniteLoss(Callback):
             return
         for name, value in trainer.callback_metrics.items():
             if name == "val/loss" and not torch.isfinite(torch.as_tensor(value)):
+                epoch = trainer.current_epoch + 1
                 raise Diverged(
-                    f"The validation loss became {float(value)} in epoch {trainer.current_epoch + 1}: training stopped.\n"
+                    f"The validation loss became {float(value)} in epoch {epoch}: training stopped.\n"
                     "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
                 )
 
