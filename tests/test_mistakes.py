@@ -85,7 +85,7 @@ ON_THE_COMMAND_LINE = {
     "--data.classes [0,zero]": "no class 'zero'.*\\nThe classes are 0, 1",
     "--data CIFAR10 --data.download false": "is not under data, and download is off.\\nPut its original files in data/",
     "--trainer.callbacks.layers=[head]": "no layer matches ['head']; the layers are input, net.stem.conv",
-    "--trainer.callbacks.every 0": "every must be at least 1 epoch, not 0",
+    "--trainer.callbacks.every 0": "every must be a number of epochs, geometric or last, not 0",
     "--run.root tiny.yaml/x": "Cannot write the run directory tiny.yaml/x/tiny: .*\\nChoose another with --run.root",
     "--run.name a/b": "'a/b' must be a plain directory name",
     "--ckpt_path last": "Nothing to resume: there is no run runs/tiny",
