@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 
+from lightning_depth.commands.probe import _own, translated
 from lightning_depth.entrance import main
 from tests.commands import command, tiny, written
 
@@ -196,3 +197,13 @@ def test_help_needs_no_torch(tmp_path):
     imported = {line.rsplit("|")[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
     assert "lightning_depth.entrance" in imported  # the list is what it seems
     assert not {"torch", "lightning", "numpy", "matplotlib"} & imported
+
+
+@pytest.mark.parametrize("order", ["config first", "probe first"])
+def test_the_probes_of_a_config_give_way_to_those_asked_for(order):
+    config, probe = ["--config", "configs/resnet_depth.yaml"], ["--probe", "Spectrum", "--probe.of", "gram"]
+    rest = config + probe if order == "config first" else probe + config
+    asked = ["--trainer.callbacks=null", "--trainer.callbacks+=Spectrum", "--trainer.callbacks.of=gram"]
+    own, _ = _own([])
+    assert translated(own, list(rest))[0] == [*config, *asked]
+    assert translated(own, list(config))[0] == config

@@ -154,26 +154,23 @@ def _taken(rest: list[str], prefix: str) -> list[tuple[str, str]]:
 
 def _probes(rest: list[str], default: bool) -> list[str]:
     """`rest` with each probe as a callback of the trainer; those of a config only where no other is asked for."""
-    words: list[str] = []
-    asked = any(word == "--probe" or word.startswith("--probe=") for word in rest)
-    if asked:
-        words.append("--trainer.callbacks=null")
-    elif default:
-        words += ["--trainer.callbacks=null", *(f"--trainer.callbacks+={probe}" for probe in DEFAULT_PROBES)]
-    named = False
+    probes: list[str] = []
+    others: list[str] = []
     pending = iter(rest)
     for word in pending:
         if word == "--probe" or word.startswith("--probe="):
             given = word.removeprefix("--probe").removeprefix("=") or next(pending, "")
             if not given or given.startswith("--"):
                 raise Mistake("--probe needs the name of a probe, such as callbacks.Spectrum.")
-            words.append(f"--trainer.callbacks+={given}")
-            named = True
+            probes.append(f"--trainer.callbacks+={given}")
         elif word.startswith("--probe."):
-            if not named:
+            if not probes:
                 raise Mistake(f"{word.split('=')[0]} belongs to no --probe: it comes after the one that it is for.")
             key, equals, value = word.removeprefix("--probe.").partition("=")
-            words.append(f"--trainer.callbacks.{key}={value if equals else next(pending, '')}")
+            probes.append(f"--trainer.callbacks.{key}={value if equals else next(pending, '')}")
         else:
-            words.append(word)
-    return words
+            others.append(word)
+    if default and not probes:
+        probes = [f"--trainer.callbacks+={probe}" for probe in DEFAULT_PROBES]
+    # After the configs, or theirs would come back.
+    return [*others, "--trainer.callbacks=null", *probes] if probes else others
