@@ -69,7 +69,7 @@ ON_THE_COMMAND_LINE = {
     "depth 10": "Unexpected word depth",
     "--model.depth ten": "model.depth: expected int or null, not 'ten'",
     "--trainer.max_epochs 1.5": "trainer.max_epochs: expected int or null, not '1.5'",
-    "--data.augment flip": "data.augment: expected 'none' or 'crop' or 'crop_flip', not 'flip'",
+    "--data.augment flip": "data.augment: expected 'none' or 'crop' or 'crop_flip' or .*, not 'flip'",
     "--trainer.precision 12": "'bf16-mixed' or ",
     "--model.depth 11": "depth 11 is not in Table 1 .*\\nGive blocks=",
     "--model.depth 10 --model.blocks [1,1,1,2]": "disagree: give one",
