@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import INPUT, Call, stages
+from lightning_depth.calls import INPUT, Call, outputs_of, stages
 from lightning_depth.measures.channels import most_correlated_channel, top_singular_image, upper_output
 from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
 from lightning_depth.samples import Split
@@ -64,7 +64,7 @@ class ActivationImages(AbstractSampleProbe):
     def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
         self._pictures = []
         for call in self._calls:
-            activations = inputs if call.name == INPUT else self._activations(call, inputs)
+            activations = outputs_of(self.network, [call.name], inputs)[call.name]
             if not activations.isfinite().all():
                 raise ValueError(f"{call.name}: activations are not finite")
             top = top_singular_image(activations, inputs)
@@ -76,16 +76,6 @@ class ActivationImages(AbstractSampleProbe):
             self._pictures.append(Picture(call.name, "channels", channels))
         if self.upper:
             self._feed_upper(inputs)
-
-    def _activations(self, call: Call, inputs: Tensor) -> Tensor:
-        name, _, number = call.name.partition("#")
-        seen: list[Tensor] = []
-        handle = self.network.get_submodule(name).register_forward_hook(lambda m, args, out: seen.append(out.clone()))
-        try:
-            self.network(inputs)
-        finally:
-            handle.remove()
-        return seen[int(number or 1) - 1]
 
     def _feed_upper(self, inputs: Tensor) -> None:
         image = inputs.mean(1, keepdim=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_depth.calls import INPUT, Call, stages
+from lightning_depth.calls import INPUT, Call, outputs_of, stages
 from lightning_depth.measures.similarity import cka_matrix
 from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
@@ -123,27 +123,9 @@ class FeatureSimilarity(AbstractSampleProbe):
 
 def _features(network: nn.Module, inputs: Tensor, part: dict[str, slice]) -> dict[str, Tensor]:
     """The asked-for columns of the flattened outputs of calls, (n, columns), float64."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in part}
-    count: dict[str, int] = {}
 
-    def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            count[name] = count.get(name, 0) + 1
-            label = name if count[name] == 1 else f"{name}#{count[name]}"
-            if label in part:
-                seen[label].append(output.flatten(1)[:, part[label]].double())
+    def columns(name: str, output: Tensor) -> Tensor:
+        return output.flatten(1)[:, part[name]].to(torch.float64, copy=True)
 
-        return hook
-
-    modules = {name.split("#")[0] for name in part} - {INPUT}
-    handles = [network.get_submodule(name).register_forward_hook(hook_for(name)) for name in modules]
-    try:
-        for batch in torch.split(inputs, 64):
-            count.clear()
-            network(batch)
-            if INPUT in part:
-                seen[INPUT].append(batch.flatten(1)[:, part[INPUT]].double())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: torch.cat(columns) for name, columns in seen.items()}
+    batches = [outputs_of(network, part, batch, columns) for batch in torch.split(inputs, 64)]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in part}

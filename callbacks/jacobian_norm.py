@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import Call
+from lightning_depth.calls import Call, outputs_of
 from lightning_depth.measures.jacobians import jacobian_norm
 from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Schedule
@@ -77,20 +77,7 @@ class JacobianNorm(AbstractSampleProbe):
         """The map from the network's input to what `layer` returns."""
         if layer == OUTPUT:
             return self.network
-        name, _, number = layer.partition("#")
-        module = self.network.get_submodule(name)
-
-        def function(x: Tensor) -> Tensor:
-            seen: list[Any] = []
-            handle = module.register_forward_hook(lambda module, args, output: seen.append(output))
-            try:
-                self.network(x)
-            finally:
-                handle.remove()
-            output: Tensor = seen[int(number or 1) - 1]
-            return output
-
-        return function
+        return lambda x: outputs_of(self.network, [layer], x)[layer]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iterations start, so that a resumed run reads what an uninterrupted one does."""

@@ -1,6 +1,7 @@
 """The calls of modules in a forward pass, by name, and the stages of a network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -33,15 +34,18 @@ def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
     The batch itself comes first, named `input`.
     """
     calls = [Call(INPUT, nn.Identity(), tuple(inputs.shape[1:]), tuple(inputs.shape[1:]))]
-    count: dict[str, int] = {}
+    called: dict[str, int] = {}
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            count[name] = count.get(name, 0) + 1
-            label = name if count[name] == 1 else f"{name}#{count[name]}"
+            called[name] = called.get(name, 0) + 1
             given = first_tensor(args)
             rows = {len(x) if x is not None and x.dim() else None for x in (given, _tensor(output))}
-            calls.append(Call(label, module, _shape(given), _shape(_tensor(output)), rows == {len(inputs)}))
+            calls.append(
+                Call(
+                    numbered(name, called[name]), module, _shape(given), _shape(_tensor(output)), rows == {len(inputs)}
+                )
+            )
 
         return hook
 
@@ -69,6 +73,48 @@ def stages(calls: Sequence[Call]) -> list[str]:
         if len(children) != 1 or not any(n.startswith(children[0] + ".") for n in layers):
             return [c for c in dict.fromkeys(names) if c in children]
         prefix = children[0] + "."
+
+
+def outputs_of(
+    network: nn.Module,
+    names: Iterable[str],
+    inputs: Tensor,
+    keep: Callable[[str, Tensor], Tensor] = lambda name, output: output.clone(),
+) -> dict[str, Tensor]:
+    """What the named calls return in one forward pass of `inputs`; the call `input` returns the inputs.
+
+    `keep(name, output)` is what is kept of each. It copies, since the network may go on to change an output in place.
+    """
+    wanted = list(names)
+    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if INPUT in wanted else {}
+
+    def hook_for(name: str) -> Callable[..., None]:
+        calls = count(1)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            label = numbered(name, next(calls))
+            if label in wanted:
+                seen[label] = keep(label, output)
+
+        return hook
+
+    modules = {name.split("#")[0] for name in wanted} - {INPUT}
+    handles = [network.get_submodule(name).register_forward_hook(hook_for(name)) for name in modules]
+    try:
+        network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: seen[name] for name in wanted}
+
+
+def numbered(name: str, call: int) -> str:
+    """What the first, second, ... call of the module `name` is called.
+
+    >>> numbered("conv", 1), numbered("conv", 2)
+    ('conv', 'conv#2')
+    """
+    return name if call == 1 else f"{name}#{call}"
 
 
 def first_tensor(args: tuple[Any, ...]) -> Tensor | None:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from lightning_depth.calls import INPUT, Call, first_tensor, trace
+from lightning_depth.calls import INPUT, Call, first_tensor, numbered, trace
 from lightning_depth.mistakes import Mistake
 from lightning_depth.samples import Split, count_classes, sample_batches, unpack, whole_samples
 from lightning_depth.undisturbed import quiet, same_randomness, undisturbed
@@ -341,7 +341,7 @@ class _Pass:
             if self.targets is None:
                 return
             self.count[name] = self.count.get(name, 0) + 1
-            label = name if self.count[name] == 1 else f"{name}#{self.count[name]}"
+            label = numbered(name, self.count[name])
             inputs = first_tensor(args)
             if inputs is not None and isinstance(output, Tensor):
                 with same_randomness():

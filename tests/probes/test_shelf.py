@@ -24,6 +24,7 @@ from callbacks import (
     Spectrum,
     WeightDistance,
 )
+from lightning_depth.measures.operators import layer_operator, operator_norm
 from lightning_depth.measures.similarity import linear_cka
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.resnet import ResNet
@@ -161,6 +162,16 @@ def test_jacobian_norms_of_named_layers():
         assert found[layer, "mean"] == pytest.approx(float(exact.mean()), rel=1e-4)
         assert found[layer, "max"] == pytest.approx(float(exact.max()), rel=1e-4)
         assert 0 < found[layer, "residual"] <= 2e-4
+
+
+def test_a_layers_output_is_read_before_the_network_changes_it_in_place():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 4)]
+    module = Foreign(nn.Sequential(*layers))
+    found = validated(module, JacobianNorm(layers=["model.0"], samples=2, rtol=1e-5))
+    exact = operator_norm(layer_operator(layers[0], (3, 8, 8)), rtol=1e-5).value  # the ReLU would make it smaller
+    assert found["model.0", "mean"] == pytest.approx(exact, rel=1e-4)
+    assert found["model.0", "max"] == pytest.approx(exact, rel=1e-4)
 
 
 @pytest.mark.parametrize(
