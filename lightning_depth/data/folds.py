@@ -1,21 +1,19 @@
 """k-fold cross-validation of any data set in memory (mori2020 2.3)."""
 
-from dataclasses import replace
 from typing import final
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lightning_depth.data.batches import EpochOrder, TensorBatches
 from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
-from lightning_depth.data.sources import Source
+from lightning_depth.data.wrapped import AbstractWrapped
 from lightning_depth.mistakes import Mistake
 from lightning_depth.seeds import generator, run_seed
 
 
 @final
-class Folds(AbstractMemoryData):
+class Folds(AbstractWrapped):
     """The training split of another data set in `folds` parts: one is validated on, the others are trained on.
 
     Every training sample is in exactly one part; parts differ by at most one sample, and are drawn without regard to
@@ -33,13 +31,12 @@ class Folds(AbstractMemoryData):
     """
 
     def __init__(self, data: AbstractMemoryData, fold: int = 0, folds: int = 10, seed: int | None = None) -> None:
-        super().__init__(data.batch_size, data.eval_batch_size, data.seed)
+        super().__init__(data, seed)
         if folds < 2:
             raise Mistake(f"folds={folds}: it must be at least 2, one to validate on and the others to train on.")
         if not 0 <= fold < folds:
             raise Mistake(f"fold={fold}: {folds} folds count from 0 to {folds - 1}.")
-        self.data, self.fold, self.folds = data, fold, folds
-        self.fold_seed = data.seed if seed is None else seed
+        self.fold, self.folds = fold, folds
         self._parts: dict[Stage, Loaded] = {}
 
     def members(self, fold: int) -> Int64[Tensor, " n"]:
@@ -47,15 +44,13 @@ class Folds(AbstractMemoryData):
         samples = len(self.data.split("train").targets)
         if self.folds > samples:
             raise Mistake(f"folds={self.folds}: there are only {samples} training samples to divide.")
-        shuffled = torch.randperm(samples, generator=generator(run_seed(self.fold_seed), "folds"))
+        shuffled = torch.randperm(samples, generator=generator(run_seed(self.change_seed), "folds"))
         return shuffled[fold :: self.folds].sort().values
 
-    def find(self) -> Source:
-        """See `AbstractMemoryData`."""
-        found = self.data.find()
-        self.data._source = found  # a stand-in is announced once, by this data set
-        note = f"fold {self.fold} of {self.folds} held out"
-        return replace(found, note=f"{found.note}; {note}" if found.note else note)
+    @property
+    def change(self) -> str:
+        """Which fold is held out."""
+        return f"fold {self.fold} of {self.folds} held out"
 
     def setup(self, stage: str | None = None) -> None:
         """Divide the training split."""
@@ -74,33 +69,6 @@ class Folds(AbstractMemoryData):
                 self._parts["train"] = Loaded(inputs[~held], targets[~held])
                 self._parts["val"] = Loaded(inputs[held], targets[held])
         return self._parts[name]
-
-    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
-        """As the data set serves them."""
-        return self.data.batches(loaded, order, epoch, skip)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as the network gets it."""
-        self.locate()
-        return self.data.input_shape
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes; None where the targets are numbers."""
-        self.locate()
-        return self.data.num_classes
-
-    @property
-    def target_shape(self) -> tuple[int, ...] | None:
-        """Shape of one target where the targets are numbers; None where they are classes."""
-        self.locate()
-        return self.data.target_shape
-
-    @property
-    def train_size(self) -> int:
-        """The number of samples that are trained on."""
-        return len(self.split("train").targets)
 
     @property
     def val_source(self) -> str:

@@ -1,19 +1,17 @@
 """Any data set with random training labels (mori2020 Appendix B)."""
 
-from dataclasses import replace
 from typing import final
 
 import torch
 
-from lightning_depth.data.batches import EpochOrder, TensorBatches
 from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
-from lightning_depth.data.sources import Source
+from lightning_depth.data.wrapped import AbstractWrapped
 from lightning_depth.mistakes import Mistake
 from lightning_depth.seeds import generator, run_seed
 
 
 @final
-class RandomLabels(AbstractMemoryData):
+class RandomLabels(AbstractWrapped):
     """Another data set, some or all of whose training labels are drawn again, uniformly over its classes.
 
     Inputs, order, augmentation, and validation and test labels are the other data set's. mori2020 Appendix B trains on
@@ -30,19 +28,16 @@ class RandomLabels(AbstractMemoryData):
     """
 
     def __init__(self, data: AbstractMemoryData, fraction: float = 1.0, seed: int | None = None) -> None:
-        super().__init__(data.batch_size, data.eval_batch_size, data.seed)
+        super().__init__(data, seed)
         if not 0 <= fraction <= 1:
             raise Mistake(f"fraction={fraction}: it must be from 0 to 1.")
-        self.data, self.fraction = data, fraction
-        self.label_seed = data.seed if seed is None else seed
+        self.fraction = fraction
         self._train: Loaded | None = None
 
-    def find(self) -> Source:
-        """See `AbstractMemoryData`."""
-        found = self.data.find()
-        self.data._source = found  # a stand-in is announced once, by this data set
-        note = f"{100 * self.fraction:g} % of the training labels drawn at random"
-        return replace(found, note=f"{found.note}; {note}" if found.note else note)
+    @property
+    def change(self) -> str:
+        """How many labels are random."""
+        return f"{100 * self.fraction:g} % of the training labels drawn at random"
 
     def setup(self, stage: str | None = None) -> None:
         """Load what `stage` needs."""
@@ -61,7 +56,7 @@ class RandomLabels(AbstractMemoryData):
                 raise Mistake(
                     f"The targets of {type(self.data).__name__} are numbers: there are no labels to randomise."
                 )
-            stream = generator(run_seed(self.label_seed), "random labels")
+            stream = generator(run_seed(self.change_seed), "random labels")
             with torch.inference_mode(False):
                 chosen = torch.randperm(len(labels), generator=stream)[: round(self.fraction * len(labels))]
                 drawn = torch.randint(classes, labels.shape, generator=stream)
@@ -70,29 +65,10 @@ class RandomLabels(AbstractMemoryData):
             self._train = Loaded(inputs, labels)
         return self._train
 
-    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
-        """As the data set serves them."""
-        return self.data.batches(loaded, order, epoch, skip)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as the network gets it."""
-        return self.data.input_shape
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes."""
-        return self.data.num_classes
-
     @property
     def validated(self) -> Stage:
         """The split that the data set validates on, its labels as they are."""
         return self.data.validated
-
-    @property
-    def train_size(self) -> int:
-        """The number of training samples."""
-        return len(self.split("train").targets)
 
     @property
     def val_source(self) -> str:
