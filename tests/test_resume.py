@@ -22,6 +22,7 @@ def probed(family="ResNet"):
     network, rate, samples, batch = {
         "ResNet": (config["model"], 0.05, 40, 10),
         "Dropout": ({"class_path": "tests.sabotage.Dropout", "init_args": {}}, 0.02, 20, 20),
+        "lots": ({"class_path": "tests.sabotage.Dropout", "init_args": {"steps_at_once": 2}}, 0.02, 20, 9),
     }[family]
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": rate, "momentum": 0.9}}
     scheduler = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": 0.7}}
@@ -86,7 +87,7 @@ def assert_same(run, reference):
 def uninterrupted(tmp_path_factory):
     """The config and the directory of a run of each family that nobody disturbed."""
     found = {}
-    for family in ("ResNet", "Dropout"):
+    for family in ("ResNet", "Dropout", "lots"):
         folder = tmp_path_factory.mktemp(family)
         written(probed(family), folder)
         fit(folder)
@@ -102,6 +103,7 @@ MOMENTS = {
     "checkpoint inside epoch 2": ("ResNet", ["requeue 2 4"]),
     "checkpoint inside epoch 2, with dropout": ("Dropout", ["requeue 2 2"]),
     "checkpoint inside epoch 1, then one inside epoch 3": ("Dropout", ["requeue 1 2", "requeue 3 1"]),
+    "checkpoint inside epoch 2, several steps at once": ("lots", ["requeue 2 2"]),
     "a checkpoint inside an epoch that is out of date": ("Dropout", ["requeue 1 1", "batch 2 2"]),
 }
 

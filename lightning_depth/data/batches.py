@@ -214,10 +214,12 @@ class TensorBatches:
         self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
         self.sampler: Sampler[int] = order or SequentialSampler(range(len(labels)))
         self.first_epoch, self.skip_batches = first_epoch, skip_batches
+        self.at_once = 1
+        """How many batches are served as one; what counts batches then counts lots of them."""
         self._drawn: tuple[int, tuple[Tensor, ...]] = (-1, ())
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size)  # type: ignore[arg-type]  # both samplers are sized
+        return -(-len(self.sampler) // (self.batch_size * self.at_once))  # type: ignore[arg-type]  # both samplers are sized
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.order.epoch if self.order else 0  # read at the first batch: Lightning calls iter, then set_epoch
@@ -226,7 +228,8 @@ class TensorBatches:
 
     def batch(self, epoch: int, step: int) -> tuple[Float[Tensor, "B ..."], Shaped[Tensor, "B ..."]]:
         """Batch `step` of `epoch`, whatever was asked for before."""
-        here = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        size = self.batch_size * self.at_once
+        here = slice(step * size, (step + 1) * size)
         if self.order is None:
             return self._normalised(self.images[here]), self.labels[here]
         indices, windows, mirrored = (drawn[here] for drawn in self._draws(self.order, epoch))

@@ -106,7 +106,9 @@ class AbstractMemoryData(LightningDataModule, ABC):
         train, (rank, world) = self._on_device("train"), self._place()
         fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         order = EpochOrder(len(train.targets), self.batch_size, run_seed(self.seed), rank, world, reshuffle=not fixed)
-        return self.batches(train, order, *self._position())
+        batches = self.batches(train, order, *self._position())
+        batches.at_once = getattr(getattr(self.trainer, "lightning_module", None), "steps_at_once", 1)
+        return batches
 
     def val_dataloader(self) -> TensorBatches:
         """The validation samples, each once."""

@@ -23,6 +23,15 @@ from lightning_depth.seeds import derive, run_seed
 SPLITS = ("train", "val", "test")
 
 
+class Mean64(MeanMetric):
+    """A mean whose sums are in float64: over 50,000 samples it is exact to all the digits that anyone prints."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64: `set_dtype` alone is forgotten when the metric moves to its device."""
+        return torch.float64
+
+
 def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
     """SGD with learning rate 0.1 and momentum 0.9, as nichani2020 App. C takes it from Yang et al. 2020."""
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
@@ -48,6 +57,10 @@ class AbstractFamily(LightningModule, ABC):
         stop_at_train_acc: stop once the training accuracy of an epoch is at least this (1.0: every sample right).
         stop_at_train_loss: stop once the training loss of an epoch, without penalties, is at most this.
         check_every: check the goals above every so many epochs only (mori2020 3: 50).
+        steps_at_once: optimizer steps that Lightning sees as one, on as many batches: for networks whose step takes a
+            millisecond or less, where Lightning's own work would be most of the time. The weights are the same, bit
+            for bit (but for networks that draw random numbers). What counts batches, such as `limit_train_batches`,
+            `max_steps` and the hooks of callbacks, then counts lots of them.
         regularisers: penalties that are added to the training loss (huh2021 Table 3), such as
             `[{kind: nuclear, coefficient: 1.0e-4, weights: ["conv*"]}]`; see `Regulariser`. Their sum is logged as
             `train/penalty`.
@@ -70,6 +83,7 @@ class AbstractFamily(LightningModule, ABC):
         stop_at_train_acc: float | None = None,
         stop_at_train_loss: float | None = None,
         check_every: int = 1,
+        steps_at_once: int = 1,
         regularisers: list[Regulariser] | None = None,
         low_rank: LowRank | None = None,
         expansion: Expansion | None = None,
@@ -85,14 +99,19 @@ class AbstractFamily(LightningModule, ABC):
         self.lr_scheduler = lr_scheduler
         if check_every < 1:
             raise Mistake(f"check_every must be at least 1 epoch, not {check_every}.")
+        if steps_at_once < 1:
+            raise Mistake(f"steps_at_once must be at least 1, not {steps_at_once}.")
         self.stop_at_train_acc = stop_at_train_acc
         self.stop_at_train_loss = stop_at_train_loss
         self.check_every = check_every
+        self.steps_at_once = steps_at_once
         self.stopped_by: str | None = None
         self.regularisers = list(regularisers or [])
         self.low_rank = low_rank
         self.expansion = expansion
         self._counted = False
+        self._lot: list[tuple[Tensor, Tensor]] = []
+        self._uncounted: list[dict[str, Tensor]] = []
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.num_classes = num_classes
         self.target_shape = None if target_shape is None else tuple(target_shape)
@@ -162,18 +181,21 @@ class AbstractFamily(LightningModule, ABC):
         outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
 
-    def _step(self, split: str, batch: tuple[Tensor, Tensor], counts: bool = True) -> Tensor:
+    def _losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Of each sample, what is averaged: its loss, and whether its class is right."""
         x, targets = batch
         outputs = self(x)
-        losses = sample_losses(self.loss, outputs, targets)
-        if counts:
-            metrics = self._metrics(split)
-            metrics["loss"].update(losses.detach().double())
-            if "acc" in metrics:
-                metrics["acc"].update((outputs.detach().argmax(dim=-1) == targets).double())
-        return losses.mean(dim=-1)
+        losses = {"loss": sample_losses(self.loss, outputs, targets)}
+        if self.target_shape is None:
+            losses["acc"] = outputs.detach().argmax(dim=-1) == targets
+        return losses
+
+    def _count(self, split: str, *seen: Mapping[str, Tensor]) -> None:
+        for key, metric in self._metrics(split).items():
+            metric.update(torch.cat([values[key].detach().reshape(-1).double() for values in seen]))
 
     def on_train_start(self) -> None:
+        self._check_steps_at_once()
         optimizer = self.trainer.optimizers[0]
         if isinstance(optimizer, torch.optim.LBFGS | AbstractDerivativeFree):
             name = type(optimizer).__name__
@@ -185,30 +207,78 @@ class AbstractFamily(LightningModule, ABC):
                     f"{self.trainer.num_training_batches} batches of an epoch should be one (data.batch_size)."
                 )
 
+    def _check_steps_at_once(self) -> None:
+        trainer = self.trainer
+        refused = {
+            "one process": trainer.world_size > 1,
+            "no gradient clipping": bool(trainer.gradient_clip_val),
+            "accumulate_grad_batches=1": trainer.accumulate_grad_batches > 1,
+            "a precision that does not scale losses": getattr(trainer.precision_plugin, "scaler", None) is not None,
+            "data of lightning_depth": getattr(trainer.train_dataloader, "at_once", 1) != self.steps_at_once,
+        }
+        if self.steps_at_once > 1 and any(refused.values()):
+            wanted = ", ".join(what for what, missing in refused.items() if missing)
+            raise Mistake(f"steps_at_once={self.steps_at_once} needs {wanted}.")
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._counted = False
+        self._counted, self._uncounted, self._lot = False, [], []
+        if self.steps_at_once > 1:
+            size = self.trainer.train_dataloader.batch_size  # type: ignore[union-attr]  # checked at the start
+            self._lot = list(zip(*(tensor.split(size) for tensor in batch), strict=True))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss, seen = self._objective(self._lot[-1] if self._lot else batch)
         # L-BFGS and its like come several times a step, at weights that they only try: the first time counts.
-        counts, self._counted = not self._counted, True
-        loss = self._step("train", batch, counts)
-        if not self.regularisers:
+        if not self._counted:
+            self._counted = True
+            self._count("train", *self._uncounted, seen)
+        return loss
+
+    def _objective(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised, and what is counted."""
+        seen = self._losses(batch)
+        loss = seen["loss"].mean(dim=-1)
+        if self.regularisers:
+            assert self.net is not None
+            seen["penalty"] = regularisation(self.net, self.regularisers)
+            loss = loss + seen["penalty"]
+        return loss, seen
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take the steps of a lot of batches: the last as Lightning does, those before it without its hooks."""
+        if self._lot:
+            for part in self._lot[:-1]:
+                self._step(part, optimizer.optimizer)
+            # These count too: for max_steps, loggers and random numbers.
+            progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+            for count in (progress.total, progress.current):
+                count.ready += len(self._lot) - 1
+                count.completed += len(self._lot) - 1
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def _step(self, batch: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> None:
+        first: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            with self.trainer.precision_plugin.train_step_context():
+                loss, seen = self._objective(batch)
+            first.append(seen)
+            self.backward(loss)
             return loss
-        assert self.net is not None
-        penalty = regularisation(self.net, self.regularisers)
-        if counts:
-            self._metrics("train")["penalty"].update(penalty.detach().double())
-        return loss + penalty
+
+        optimizer.step(closure)  # type: ignore[arg-type]  # torch takes a tensor as well
+        self._uncounted.append({key: values.detach() for key, values in first[0].items()})
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if loss.requires_grad:  # an optimizer that evaluates candidates wants no gradient
             super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step("val", batch)
+        self._count("val", self._losses(batch))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step("test", batch)
+        self._count("test", self._losses(batch))
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The outputs, (n, num_classes)."""
@@ -221,7 +291,8 @@ class AbstractFamily(LightningModule, ABC):
         values = {f"{split}/{key}": metric.compute() for key, metric in self._metrics(split).items()}
         for metric in self._metrics(split).values():
             metric.reset()
-        self.log_dict(values, sync_dist=True)  # equal on all ranks already; Lightning wants to be told
+        # Equal on all ranks already; Lightning wants to be told. It would weigh, and round, by the size of a batch.
+        self.log_dict(values, sync_dist=True, batch_size=1)
         return {key.split("/")[1]: float(value) for key, value in values.items()}
 
     def on_train_epoch_end(self) -> None:
@@ -313,10 +384,8 @@ def _is_unsafe(net: nn.Module) -> bool:
 
 
 def _split_metrics(keys: Sequence[str]) -> nn.ModuleDict:
-    # Sums in float64: a mean over 50,000 samples is then exact to all the digits that anyone prints. FiniteLoss looks
-    # after losses that are not numbers.
-    means = {key: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for key in keys}
-    return nn.ModuleDict(means)
+    # FiniteLoss looks after losses that are not numbers.
+    return nn.ModuleDict({key: Mean64(nan_strategy="disable").set_dtype(torch.float64) for key in keys})
 
 
 def _metric_state(metric: Metric) -> dict[str, Any]:

@@ -16,6 +16,8 @@ class Diverged(Mistake):
 class FiniteLoss(Callback):
     """Raises `Diverged`, which names the epoch and the step of the first infinite or NaN loss, validation's included.
 
+    Where a family takes `steps_at_once`, the last of them is looked at: one that is no number stays so.
+
     On a CPU every loss is checked at once. On a GPU that would stop the queue at each step, so losses are checked in
     lots of `lot` and always before validation and before a checkpoint is saved: what is on disk comes from finite ones.
     """
@@ -29,7 +31,8 @@ class FiniteLoss(Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            self._losses.append((trainer.current_epoch + 1, batch_idx + 1, loss.detach()))
+            step = (batch_idx + 1) * getattr(pl_module, "steps_at_once", 1)
+            self._losses.append((trainer.current_epoch + 1, step, loss.detach()))
             if loss.device.type == "cpu" or len(self._losses) >= self.lot:
                 self._check()
 

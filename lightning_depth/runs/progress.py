@@ -30,12 +30,19 @@ class RunProgress(ProgressBar):
             tqdm.write(" ".join(map(str, args)), file=sys.stdout)
             sys.stdout.flush()
 
-    def _start(self, total: float, initial: int, what: str) -> None:
+    def _start(self, total: float, initial: int, what: str, steps_at_once: int = 1) -> None:
         known = int(total) if total not in (float("inf"), -1) else None
         # disable=None: no bar where the output is not a terminal.
         disable = None if self._enabled else True
         self._bar = tqdm(
-            total=known, initial=initial, desc=what, disable=disable, leave=False, unit="step", dynamic_ncols=True
+            total=known,
+            initial=initial,
+            desc=what,
+            disable=disable,
+            leave=False,
+            unit="step",
+            unit_scale=steps_at_once if steps_at_once > 1 else False,
+            dynamic_ncols=True,
         )
 
     def _stop(self) -> None:
@@ -48,6 +55,7 @@ class RunProgress(ProgressBar):
             trainer.estimated_stepping_batches * trainer.accumulate_grad_batches,
             trainer.fit_loop.total_batch_idx + 1,
             "",
+            getattr(pl_module, "steps_at_once", 1),
         )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

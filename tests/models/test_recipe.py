@@ -46,12 +46,12 @@ class Small(AbstractFamily):
         return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_outputs))
 
 
-def fitted(tmp_path, data=None, epochs=3, callbacks=(), **recipe):
+def fitted(tmp_path, data=None, epochs=3, callbacks=(), trainer=None, **recipe):
     model = Small(**{"seed": 1, "loss": "cross_entropy", **recipe})
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=tmp_path, num_sanity_val_steps=0, callbacks=list(callbacks),
-        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks), **(trainer or {}),
     )  # fmt: skip
     trainer.fit(model, datamodule=data or Signs(train_samples=40, test_samples=10, batch_size=20, seed=1))
     return model, trainer
@@ -253,3 +253,74 @@ def test_the_summary_and_a_checkpoint_have_the_epoch_of_best_training_accuracy(t
     assert chosen["epoch"] == accuracies.index(max(accuracies)) + 1
     assert chosen["val/acc"] == float(rows[chosen["epoch"] - 1]["val/acc"])
     assert torch.load(best.best_model_path, weights_only=True)["epoch"] + 1 == chosen["epoch"]
+
+
+# --- several steps at once ------------------------------------------------------------------------------------------
+
+
+def momentum(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def lbfgs(parameters):
+    return torch.optim.LBFGS(parameters, lr=0.1, max_iter=3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "optimizer", "precision"),
+    [(2, momentum, "32-true"), (3, momentum, "bf16-mixed"), (50, momentum, "32-true"), (3, lbfgs, "32-true")],
+)
+def test_several_steps_at_once_are_the_steps_one_by_one(steps, optimizer, precision, tmp_path):
+    found = []
+    for steps_at_once in (1, steps):
+        data = Signs(train_samples=38, test_samples=10, batch_size=5, seed=1)  # 8 batches, the last of them smaller
+        model, trainer = fitted(
+            tmp_path, data, steps_at_once=steps_at_once, trainer={"precision": precision},
+            optimizer=optimizer, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+            regularisers=[{"kind": "nuclear", "coefficient": 0.01}],
+        )  # fmt: skip
+        state = trainer.optimizers[0].state_dict()["state"]
+        found.append((model.state_dict(), state, trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]))
+        found[-1] += ({key: float(value) for key, value in trainer.callback_metrics.items()},)
+    (ones, one_state, *one), (many, state, *several) = found
+    assert one[:2] == several[:2]
+    assert one[0] == 3 * 8
+    assert one[2] == pytest.approx(several[2], rel=1e-12)
+    assert {"train/loss", "train/acc", "train/penalty", "val/loss"} <= one[2].keys()
+    torch.testing.assert_close(many, ones, rtol=0, atol=0)
+    torch.testing.assert_close(state, one_state, rtol=0, atol=0)
+
+
+def test_a_lot_is_what_lightning_counts(tmp_path):
+    seen = []
+
+    class Sees(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append((batch_idx, len(batch[0]), trainer.global_step))
+
+    data = Signs(train_samples=38, test_samples=10, batch_size=5, seed=1)
+    fitted(tmp_path, data, epochs=1, callbacks=[Sees()], steps_at_once=3)
+    assert seen == [(0, 15, 3), (1, 15, 6), (2, 8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        ({"gradient_clip_val": 1.0}, "steps_at_once=2 needs no gradient clipping"),
+        ({"accumulate_grad_batches": 2}, "steps_at_once=2 needs accumulate_grad_batches=1"),
+    ],
+)
+def test_what_several_steps_at_once_cannot_do_is_refused(trainer, said, tmp_path):
+    with pytest.raises(Mistake, match=said):
+        fitted(tmp_path, trainer=trainer, steps_at_once=2)
+
+
+def test_several_steps_at_once_need_data_that_serve_them(tmp_path):
+    class Foreign(Signs):
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*self.split("train")), 20)
+
+    with pytest.raises(Mistake, match="steps_at_once=2 needs data of lightning_depth"):
+        fitted(tmp_path, Foreign(train_samples=40, test_samples=10, batch_size=20), steps_at_once=2)
+    with pytest.raises(Mistake, match="steps_at_once must be at least 1"):
+        Small(steps_at_once=0)
