@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ class DepthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the data, then the run's directory, then tell the loggers."""
         config = self.config[str(self.subcommand)]
+        _spell_out(config)
         if config.run.name is None:
             files = config_files(self.words[1:])
             config.run.name = files[0].stem if files else "run"
@@ -400,6 +402,15 @@ def resolved_config(parser: LightningArgumentParser, config: Namespace) -> dict[
     for key in ("ckpt_path", "weights_only", "config"):
         loaded.pop(key, None)
     return loaded
+
+
+def _spell_out(tree: Any) -> None:
+    """Put words in place of enums that are words: some of Lightning's callbacks have them as defaults."""
+    items = vars(tree) if isinstance(tree, Namespace) else dict(enumerate(tree)) if isinstance(tree, list) else {}
+    for key, value in items.items():
+        if isinstance(value, Enum) and isinstance(value, str):
+            vars(tree)[key] = str(value.value)
+        _spell_out(value)
 
 
 def dumped(config: Mapping[str, Any]) -> str:

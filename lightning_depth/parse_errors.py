@@ -27,7 +27,12 @@ def readable(message: str, known: Iterable[str] = ()) -> str:
     option = re.search(r"(?:Option|does not accept option|[Uu]nrecognized arguments:) '?([\w.+-]+)'?", message)
     if option:
         return _unknown_option(option.group(1), key, "arguments" in option.group(0), known)
-    return _unknown_class(message, key, known) or _wrong_value(message, key) or _ends(message)
+    return (
+        _wrong_mapping(message, key, known)
+        or _unknown_class(message, key, known)
+        or _wrong_value(message, key)
+        or _ends(message)
+    )
 
 
 def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str]) -> str:
@@ -39,6 +44,15 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
     wrong = next((part for part in parts if part not in known), None)
     hint = _near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
     return f"Unknown key {word}{where}.{hint}"
+
+
+def _wrong_mapping(message: str, key: str, known: set[str]) -> str | None:
+    stray = re.search(r"Unexpected keys: \{'([^']+)'", message)
+    if stray:
+        return f"Unknown key {stray.group(1)} in {key}.{_near(stray.group(1), known)}"
+    missing = re.search(r"Missing required keys: \{'([^']+)'", message)
+    given = re.search(r"Given value: (.+)", message)
+    return f"{key}: expected a {missing.group(1)} in {given.group(1)[:LONGEST]}." if missing and given else None
 
 
 def _unknown_class(message: str, key: str, known: set[str]) -> str | None:

@@ -125,6 +125,8 @@ IN_YAML = {
     "type": ("model.init_args.depth", "ten", "model.depth: expected int or null, not 'ten'"),
     "list for int": ("trainer.max_epochs", [2], "trainer.max_epochs: expected int or null, not '[2]'"),
     "choice": ("model.init_args.loss", "l2", "model.loss: expected 'mse' or 'cross_entropy', not 'l2'"),
+    "key of a mapping": ("model.init_args.low_rank", {"rank": 2, "weigths": ["*"]}, "Unknown key weigths in low_rank."),
+    "missing in a mapping": ("model.init_args.expansion", {"factr": 2}, "expansion: expected a factor in {'factr': 2}"),
     "model class": ("model.class_path", "lightning_depth.models.ResNett", "Did you mean ResNet?"),
     "data class": ("data.class_path", "lightning_depth.data.EmbeddedDigit", "Did you mean EmbeddedDigits?"),
     "callback class": ("trainer.callbacks.0.class_path", "callbacks.OperatorNor", "Did you mean OperatorNorm?"),

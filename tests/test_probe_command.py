@@ -168,6 +168,7 @@ MISTAKES = {
     f"{LAST} --probe.of gram": "--probe.of belongs to no --probe",
     f"{LAST} --probe.of gram --probe Spectrum": "--probe.of belongs to no --probe",
     f"{LAST} --probe lightning.pytorch.callbacks.DeviceStatsMonitor": "There is no probe to look with",
+    f"{LAST} --probe Timer": "There is no probe to look with",  # it has an enum as a default
     "stray": "'stray' is no option of probe",
     f"{LAST} stray": "'stray' is no option of probe",
     f"{LAST} --probe Spectrum stray": "Unexpected word stray",

@@ -527,7 +527,11 @@ def test_long_names_stay_apart(tmp_path: Path) -> None:
 
 def test_header_and_footer_say_what_ran(resnet18: Drawn) -> None:
     text = words(resnet18.figure)
-    for said in ("resnet_depth18_width16_seed0", "ResNet depth 18 width 16, 0.7 M parameters", "4,000 training images"):
+    for said in (
+        "resnet_depth18_width16_seed0",
+        "ResNet depth 18 width 16, 0.7 M parameters",
+        "4,000 training samples",
+    ):
         assert said in text
     for said in ("commit 0123456789ab ", "config configs/resnet_depth.yaml", "seed 0", "torch 2.11.0", "5 min 12 s"):
         assert said in text
