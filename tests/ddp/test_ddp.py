@@ -16,7 +16,7 @@ import callbacks as shelf
 from lightning_depth.data import EmbeddedDigits
 from lightning_depth.models import ResNet
 from tests.commands import SERVER
-from tests.ddp.two_processes import look
+from tests.ddp.two_processes import TRAINED, look, train
 
 ROOT = Path(__file__).parents[2]
 DATA = {"samples_per_class": 15, "batch_size": 16, "eval_batch_size": 77, "image_size": 10}
@@ -85,6 +85,16 @@ def same(found, wanted):
         assert found[name] == pytest.approx(value, rel=tolerance, abs=1e-9), name
 
 
+def apart(action, *arguments):
+    """Call it in a process that may fork."""
+    process = SERVER.Process(target=action, args=arguments)
+    process.start()
+    process.join(100)  # no rank waits for another
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode == 0
+
+
 def test_two_processes_make_one_run(run):
     assert [path.name for path in run.iterdir()] == ["two"]
     summary = json.loads((run / "two" / "summary.json").read_text())
@@ -139,12 +149,7 @@ def test_readings_of_a_foreign_linear_network_are_those_of_one_process(tmp_path)
     written = {}
     for devices in (2, 1):
         path = tmp_path / f"{devices}.json"
-        process = SERVER.Process(target=look, args=(path, devices))
-        process.start()
-        process.join(100)  # no rank waits for another
-        if process.is_alive():
-            process.kill()
-        assert process.exitcode == 0
+        apart(look, path, devices)
         world, readings, pictures = json.loads(path.read_text())
         assert world == devices
         written[devices] = {(probe, layer, key): value for probe, layer, key, value in readings}, pictures
@@ -154,3 +159,16 @@ def test_readings_of_a_foreign_linear_network_are_those_of_one_process(tmp_path)
     assert drawn.keys() == one.keys() >= {"identity_constant/input/predictions", "linear_operator/network/spectrum"}
     for name, values in one.items():
         np.testing.assert_allclose(drawn[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_two_processes_learn_what_one_learns(case, tmp_path):
+    found = {}
+    for devices in (2, 1):
+        apart(train, tmp_path / f"{devices}.pt", devices, case)
+        found[devices] = torch.load(tmp_path / f"{devices}.pt", weights_only=True)
+        assert found[devices][2].pop("world") == devices
+    (ours, metrics, counted), (one, wanted, alone) = found[2], found[1]
+    assert counted == alone
+    torch.testing.assert_close(ours, one, rtol=1e-4, atol=1e-5)
+    assert metrics == pytest.approx(wanted, rel=1e-4, abs=1e-6)
