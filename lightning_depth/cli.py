@@ -49,6 +49,7 @@ from lightning_depth.runs.directory import (
     write_atomically,
 )
 from lightning_depth.runs.finite_loss import FiniteLoss
+from lightning_depth.runs.last_checkpoint import LastCheckpoint
 from lightning_depth.runs.progress import RunProgress
 from lightning_depth.runs.record import RunRecord
 from lightning_depth.runs.requeue import SlurmRequeue, job_id
@@ -64,6 +65,11 @@ WANDB = "lightning.pytorch.loggers.WandbLogger"
 
 class Parser(LightningArgumentParser):
     """Says what is wrong and nothing else."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:  # type: ignore[override]
+        """As jsonargparse, which writes the null of `--data.images.image_size null` as the word None on its way in."""
+        nulls = None if args is None else [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in args]
+        return super().parse_args(nulls, *rest, **more)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise a Mistake with the heart of jsonargparse's message."""
@@ -275,7 +281,7 @@ class DepthCLI(LightningCLI):
 
     def _checkpoints(self, directory: Path) -> list[Callback]:
         # Two of them: `save_last` would save only when the monitored one has improved.
-        always = ModelCheckpoint(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        always = LastCheckpoint(directory)
         if not isinstance(self.model, AbstractFamily):
             return [always]
         numbers = getattr(self.located, "target_shape", None) is not None

@@ -8,6 +8,9 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_depth.models.base import AbstractFamily
+from lightning_depth.runs.last_checkpoint import LastCheckpoint
+
+LastCheckpoint.share = math.inf  # saved after every epoch: moments that come for sure
 
 
 class DivergesInEpoch2(AbstractFamily):

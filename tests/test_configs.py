@@ -98,3 +98,11 @@ def test_an_overlay_changes_the_front_door_and_nothing_else(path, tmp_path):
     assert changed
     assert changed <= {"accelerator", "devices", "strategy", "precision"}
     assert changed <= set(Trainer.__init__.__annotations__) | {"accelerator"}
+
+
+def test_null_reaches_an_option_inside_another_class(tmp_path):
+    path = ROOT / "configs" / "single_example.yaml"
+    ended = built(tmp_path, path, more=["--data.images.image_size", "null"])
+    assert ended.status == 0, ended.err
+    ended = built(tmp_path, path, more=["--data.images.image_size", "none"])
+    assert "image_size: expected int or null, not 'none'" in ended.err

@@ -5,11 +5,16 @@ import json
 import os
 import re
 import signal
+import time
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
+from lightning_depth.data import KLocal
+from lightning_depth.models import MLP
+from lightning_depth.runs.last_checkpoint import LastCheckpoint
 from tests.commands import command, tiny, written
 
 
@@ -219,3 +224,28 @@ def test_evaluating_a_checkpoint_repeats_what_the_run_recorded(uninterrupted, wh
     # Validation is on the test split here.
     assert printed == {f"{split}/{key}": pytest.approx(float(row[f"val/{key}"]), abs=1e-12) for key in ("loss", "acc")}
     assert sorted(path.name for path in run.parent.parent.iterdir()) == ["runs", "tiny.yaml"]
+
+
+class Slow(LastCheckpoint):
+    """Saving takes a tenth of a second, which an epoch does not."""
+
+    def _save_checkpoint(self, trainer, filepath):
+        self.epochs.append(trainer.current_epoch + 1)
+        time.sleep(0.1)
+        super()._save_checkpoint(trainer, filepath)
+
+
+@pytest.mark.parametrize(("stop", "last"), [({}, 30), ({"stop_at_train_acc": 0.0, "check_every": 7}, 7)])
+def test_the_last_checkpoint_takes_a_twentieth_of_the_time_and_is_there_at_the_end(stop, last, tmp_path):
+    save = Slow(tmp_path)
+    save.epochs = []
+    data = KLocal(dimension=5, k=2, train_samples=10, test_samples=5, batch_size=10)
+    fit = Trainer(
+        max_epochs=30, accelerator="cpu", logger=False, callbacks=[save], enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    fit.fit(MLP(depth=1, width=4, **stop), datamodule=data)
+    assert save.epochs[0] == 1
+    assert save.epochs[-1] == save.saved_after == last
+    assert len(save.epochs) < 5
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == last - 1

@@ -1,7 +1,8 @@
-"""Standard normal inputs without a task, for looking at random networks (huh2021 3.1, Figure 1)."""
+"""Standard normal inputs, to look at random networks (huh2021 Fig. 1), or to be returned (nichani2020 Fig. 8c)."""
 
+import math
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from lightning_depth.mistakes import Mistake
 
 @final
 class GaussianInputs(AbstractTensorData):
-    """Standard normal inputs of any shape, all targets zero: something to feed to networks that are not trained.
+    """Standard normal inputs of any shape: something to feed to networks that are not trained, or to be returned.
 
     huh2021 Figure 1 feeds 256 inputs of dimension 32 to networks of outputs 32. To keep the random weights, fit with a
-    learning rate of 0.
+    learning rate of 0. nichani2020 Figure 8c trains linear autoencoders on a 5-dimensional vector.
 
     Args:
         shape: of one input: (d,), or (channels, height, width).
-        outputs: numbers in a target, so outputs of the network.
+        targets: `zeros`, or the `inputs` themselves, for an autoencoder.
+        outputs: numbers in a target of zeros, so outputs of the network; None: as many as in an input.
         train_samples: training samples.
         test_samples: validation samples, and as many test samples.
         batch_size: training samples per batch and process; 0: all in one.
@@ -28,13 +30,14 @@ class GaussianInputs(AbstractTensorData):
         seed: of all samples. None: that of the run.
 
     Raises:
-        Mistake: a size is below 1.
+        Mistake: a size is below 1, or `outputs` are given with targets that are the inputs.
     """
 
     def __init__(
         self,
         shape: Sequence[int] = (32,),
-        outputs: int = 32,
+        targets: Literal["zeros", "inputs"] = "zeros",
+        outputs: int | None = None,
         train_samples: int = 256,
         test_samples: int = 256,
         batch_size: int = 0,
@@ -42,10 +45,14 @@ class GaussianInputs(AbstractTensorData):
         seed: int | None = None,
     ) -> None:
         super().__init__(train_samples, test_samples, batch_size, eval_batch_size, seed)
-        if not shape or min(*shape, outputs) < 1:
+        if not shape or min(shape) < 1 or (outputs is not None and outputs < 1):
             raise Mistake(f"shape={list(shape)}, outputs={outputs}: every size must be at least 1.")
-        self.shape, self.outputs = tuple(shape), outputs
+        if targets == "inputs" and outputs is not None:
+            raise Mistake(f"outputs={outputs}: an input that is its own target says how many there are. Leave it out.")
+        self.shape, self.targets = tuple(shape), targets
+        self.outputs = math.prod(shape) if outputs is None else outputs
 
     def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
-        return normal(samples, self.shape, stream), torch.zeros(samples, self.outputs)
+        x = normal(samples, self.shape, stream)
+        return x, x.clone() if self.targets == "inputs" else torch.zeros(samples, self.outputs)

@@ -100,6 +100,9 @@ def _limit_y(ax: Axes, values: Array, logarithmic: bool, from_zero: bool, headro
         low, high = float(finite.min()), float(finite.max())
         if from_zero and low >= 0:
             low = 0.0
+        least = 1e-3 * max(abs(low), abs(high))  # the last digits of a constant are no course
+        if 0 < high - low < least:
+            low, high = (low + high - least) / 2, (low + high + least) / 2
         span = (high - low) or abs(high) or 1.0
         ax.set_ylim(low - 0.04 * span, high + headroom * span / (1 - headroom))
         ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -47,7 +47,7 @@ class Page:
 
 def draw_title(ax: Axes, text: str, offset: float, axes_width: float, slot: float) -> None:
     """The panel's title, flush with the left edge of its slot, `offset` inches left of the axes."""
-    shown, size = fit(text, slot - 0.15, 11.5, 8.0, "bold")
+    shown, size = fit(text, slot - 0.25, 11.5, 8.0, "bold")
     ax.set_title(shown, loc="left", x=-offset / axes_width, pad=15, size=size, weight="bold", color=INK)
 
 

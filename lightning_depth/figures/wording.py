@@ -125,7 +125,7 @@ def description(summary: Mapping[str, Any]) -> str:
     elif data.get("source"):
         said.append(str(data["source"]))
     if isinstance(data.get("train_size"), int):
-        said.append(f"{data['train_size']:,} training samples")
+        said.append(f"{data['train_size']:,} training sample{'s' * (data['train_size'] != 1)}")
     if summary.get("seed") is not None:
         said.append(f"seed {summary['seed']}")
     return "  ·  ".join(said)

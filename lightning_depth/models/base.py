@@ -299,7 +299,8 @@ class AbstractFamily(LightningModule, ABC):
         self._stop_at(self._goal(self._finish("train")))
 
     def on_validation_epoch_start(self) -> None:
-        self._stop_at(self._goal_before_validation())  # so that probes know their last look
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking and self.trainer.is_last_batch:
+            self._stop_at(self._goal_reached())  # so that probes know their last look
         for metric in self._metrics("val").values():
             metric.reset()
 
@@ -317,15 +318,18 @@ class AbstractFamily(LightningModule, ABC):
             return f"training loss reached {self.stop_at_train_loss}"
         return None
 
-    def _goal_before_validation(self) -> str | None:
-        """The goal reached by the epoch that ends with this validation."""
+    def _goal_reached(self) -> str | None:
+        """The goal that the epoch reaches whose last step was taken."""
         if self.stop_at_train_acc is None and self.stop_at_train_loss is None:
             return None
-        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
-            return None
-        ended: bool = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        values = {key: float(metric.compute()) for key, metric in self._metrics("train").items()} if ended else {}
-        return self._goal(values) if ended else None
+        return self._goal({key: float(metric.compute()) for key, metric in self._metrics("train").items()})
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer = self.trainer
+        if trainer.check_val_every_n_epoch in (None, 1) or not trainer.is_last_batch:
+            return
+        if self.current_epoch + 1 == trainer.max_epochs or self._goal_reached() is not None:
+            trainer.check_val_every_n_epoch = 1  # the last epoch is validated, whichever it is
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")

@@ -5,10 +5,11 @@ import inspect
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -48,6 +49,10 @@ class RunRecord(Checkpoint):
         self.metrics = Table(directory / "metrics.csv", ["epoch"])
         self.readings = Table(directory / "readings.csv", COLUMNS)
         self._epoch_start = 0.0
+        self._seconds: list[float] = []
+        self._before: set[str] = set()
+        self._held_out: set[str] = set()
+        self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()  # an epoch that goes on in its middle has no on_train_epoch_start
@@ -56,6 +61,7 @@ class RunRecord(Checkpoint):
         done = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         self.metrics.rewind(done)
         self.readings.rewind(done)
+        self._seconds = [float(row["seconds"]) for row in self.metrics.rows()]
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(self.config))
             if isinstance(logger, WandbLogger):
@@ -63,6 +69,14 @@ class RunRecord(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
+
+    # Lightning keeps the values of the last validation, but an epoch without one has none.
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before = set(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._held_out |= set(trainer.callback_metrics) - self._before
+        self._validated = not trainer.sanity_checking
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Loggers show epochs as this record counts them: 1 is the first.
@@ -76,11 +90,14 @@ class RunRecord(Checkpoint):
         probes = probes_of(trainer)
         write_looks(self.directory, self.readings, probes, trainer.current_epoch + 1)
         log_pictures(trainer.loggers, self.directory, probes, trainer.current_epoch + 1)
-        row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes)}
+        stale = set() if self._validated else self._held_out
+        self._validated = False
+        row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes, stale)}
         for index, optimizer in enumerate(trainer.optimizers):
             row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
         row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
         self.metrics.append([row])
+        self._seconds.append(row["seconds"])
         self._say(trainer, row)
 
     def _say(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
@@ -90,8 +107,7 @@ class RunRecord(Checkpoint):
             if key.startswith(("train", "val")) and isinstance(value, float)
         ]
         left = (trainer.max_epochs or 0) - row["epoch"]
-        mean = sum(float(r["seconds"]) for r in self.metrics.rows()) / len(self.metrics.rows())
-        eta = f"  {_clock(left * mean)} left" if left > 0 else ""
+        eta = f"  {_clock(left * fmean(self._seconds))} left" if left > 0 else ""
         line = f"epoch {row['epoch']}/{trainer.max_epochs}  {'  '.join(shown)}  {row['seconds']:.1f} s{eta}"
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(line)
@@ -211,12 +227,12 @@ def git_commit() -> str | None:
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
-def _values(trainer: Trainer, probes: list[AbstractProbe]) -> dict[str, float]:
+def _values(trainer: Trainer, probes: list[AbstractProbe], stale: Collection[str]) -> dict[str, float]:
     hidden = tuple(f"{probe.name}/" for probe in probes)
     found = {
         key: float(value)
         for key, value in trainer.callback_metrics.items()
-        if key != "epoch" and not key.startswith(hidden)
+        if key != "epoch" and key not in stale and not key.startswith(hidden)
     }
     first = [key for key in ("train/loss", "train/acc", "val/loss", "val/acc") if key in found]
     return {key: found[key] for key in [*first, *(k for k in found if k not in first)]}

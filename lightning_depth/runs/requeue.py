@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_depth import early
 from lightning_depth.mistakes import Mistake
+from lightning_depth.runs.last_checkpoint import LastCheckpoint
 
 # A job that Slurm is ending itself: it requeues the job too, or its user has cancelled it.
 ENDING = frozenset(
@@ -21,8 +22,8 @@ class SlurmRequeue(Callback):
     """At the end of the first step after SIGUSR1 or SIGTERM: save `checkpoints/requeue.ckpt`, requeue this task, leave.
 
     Saved at a step's end and not in the signal handler, so that the requeued task continues bit for bit; all ranks
-    agree on the step. After the last step of an epoch it waits for the epoch's own checkpoint. The one it saved goes
-    when the run has ended.
+    agree on the step. After the last step of an epoch it waits for the epoch's own checkpoint, or where there is none
+    for the next step. The one it saved goes when the run has ended.
 
     Args:
         directory: the run's directory, its own for each array task.
@@ -30,7 +31,6 @@ class SlurmRequeue(Callback):
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "checkpoints" / "requeue.ckpt"
-        self.epoch_saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now Lightning has a SIGTERM handler, which talks to the other ranks in the middle of whatever they do.
@@ -47,11 +47,9 @@ class SlurmRequeue(Callback):
             trainer.save_checkpoint(self.path)  # ends in a barrier: every rank is here
             self._leave(trainer, self.path)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epoch_saved = True  # very soon: the callbacks that save come last
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.epoch_saved and self._told(trainer):
+        saved = [c.saved_after for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
+        if trainer.current_epoch in saved and trainer.current_epoch > 0 and self._told(trainer):
             self._leave(trainer, self.path.with_name("last.ckpt"))  # of the epoch that has just ended
 
     def _told(self, trainer: Trainer) -> bool:

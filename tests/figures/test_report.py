@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lightning_depth.figures import report as report_module
+from lightning_depth.figures.curves import _limit_y
 from lightning_depth.figures.report import draw, report
 from lightning_depth.figures.wording import short_names
 from lightning_depth.mistakes import Mistake
@@ -639,3 +640,13 @@ def test_a_table_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
 def test_a_directory_without_tables_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match=r"neither metrics\.csv nor readings\.csv"):
         report(tmp_path)
+
+
+def test_the_last_digits_of_a_constant_are_no_course():
+    ax = Figure().subplots()
+    _limit_y(ax, np.array([1.0, 1.00001, 1.000005]), logarithmic=False, from_zero=False, headroom=0.06)
+    low, high = ax.get_ylim()
+    assert high - low > 1e-3
+    assert low < 1.0 < 1.00001 < high
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(set(labels)) == len(labels) > 2

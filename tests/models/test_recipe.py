@@ -227,6 +227,25 @@ def test_goals_are_checked_every_so_many_epochs_and_the_run_says_which_was_reach
     assert summary["status"] == ("finished" if said is None else f"stopped: {said}")
 
 
+@pytest.mark.parametrize(
+    ("goals", "validated"),
+    [
+        ({}, [3, 6, 8]),
+        ({"stop_at_train_acc": 0.0, "check_every": 4}, [3, 4]),
+        ({"stop_at_train_loss": -1.0}, [3, 6, 8]),
+    ],
+)
+def test_the_last_epoch_is_validated_whichever_it_is(goals, validated, tmp_path):
+    record = RunRecord(tmp_path, {}, {})
+    fitted(tmp_path, epochs=8, callbacks=[record], trainer={"check_val_every_n_epoch": 3}, **goals)
+    rows = record.metrics.rows()
+    assert len(rows) == validated[-1]
+    # An epoch without a validation has no value of an earlier one.
+    assert [int(row["epoch"]) for row in rows if row["val/acc"]] == validated
+    assert [int(row["epoch"]) for row in rows if row["val/loss"]] == validated
+    assert all(row["train/acc"] for row in rows)
+
+
 def test_a_goal_that_is_reached_at_the_cap_is_named(tmp_path):
     record = RunRecord(tmp_path, {}, {})
     fitted(tmp_path, epochs=2, stop_at_train_acc=0.0, check_every=2, callbacks=[record])
