@@ -35,14 +35,14 @@ def least_squares(data):
     return solution.T, float((x.double() @ solution - y).square().mean())
 
 
-def trained(optimizer, epochs, tmp_path, batch_size=0, **recipe):
+def trained(optimizer, epochs, tmp_path, batch_size=0, ckpt_path=None, **recipe):
     data = Plane(train_samples=20, test_samples=5, batch_size=batch_size, seed=3)
     model = Product(optimizer=optimizer, seed=1, **recipe)
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=tmp_path, num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
-    trainer.fit(model, datamodule=data)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return model, data, trainer
 
 
@@ -132,6 +132,24 @@ def test_a_search_goes_on_from_its_state_bit_for_bit(make, tmp_path):
         search.step(closure(weight))
         resumed.step(closure(again))
     assert torch.equal(weight, again)
+
+
+RESUMED = {
+    "L-BFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3),
+    "CMA-ES": lambda p: CMAES(p, population=4, seed=0),
+    "random search": lambda p: RandomSearch(p, 3, seed=0),
+}
+
+
+@pytest.mark.parametrize("make", RESUMED.values(), ids=RESUMED)
+def test_a_fit_goes_on_from_its_checkpoint_bit_for_bit(make, tmp_path):
+    whole, *_ = trained(make, 6, tmp_path)
+    half, _, trainer = trained(make, 3, tmp_path)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, *_ = trained(make, 6, tmp_path, ckpt_path=tmp_path / "half.ckpt")
+    weights = [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (whole, resumed, half)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_an_lbfgs_step_counts_once_in_the_epochs_metrics(tmp_path):
