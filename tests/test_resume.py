@@ -229,6 +229,8 @@ def test_evaluating_a_checkpoint_repeats_what_the_run_recorded(uninterrupted, wh
 class Slow(LastCheckpoint):
     """Saving takes a tenth of a second, which an epoch does not."""
 
+    share = 0.05
+
     def _save_checkpoint(self, trainer, filepath):
         self.epochs.append(trainer.current_epoch + 1)
         time.sleep(0.1)

@@ -440,8 +440,11 @@ def operator_norm(
             # beta_k v_{k+1} = A^T u_k - alpha_k v_k, orthogonal to every earlier v
             w = _vector(operator, operator.transpose(_image(operator, u, operator.output_shape)))
             w = torch.addcmul(w, v, alpha, value=-1)
+            before = torch.linalg.vector_norm(w)
             w = torch.addmv(w, basis[:k].mT, basis[:k] @ w, alpha=-1)
             beta = torch.linalg.vector_norm(w)
+            # Only round-off lies along earlier v, unless u was round-off itself: the Krylov space is then exhausted.
+            beta = torch.where(2 * beta < before, 0.0, beta)
             v = _direction(w, beta, scale)
             alphas.append(alpha)
             betas.append(beta)

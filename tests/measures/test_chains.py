@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -39,6 +39,7 @@ def check(network: nn.Sequential, input_shape: tuple[int, ...]) -> None:
 
 
 @settings(max_examples=20, deadline=None)
+@example(dims=2, stride=2, padding=1, kernel=1, affine=False, pool=None)  # two singular values, repeated
 @given(
     dims=st.integers(1, 2), stride=st.integers(1, 2), padding=st.integers(0, 2), kernel=st.integers(1, 3),
     affine=st.booleans(), pool=st.sampled_from([None, "average", "adaptive"]),

@@ -376,3 +376,20 @@ def test_the_scale_of_a_layer_does_not_matter(unit):
     assert estimate.value / unit == pytest.approx(1, rel=1e-4)
     assert float(estimate.vector.norm()) == pytest.approx(1, rel=1e-12)
     assert operator_norm(diagonal(values), estimate.start, dense_limit=0).value / unit == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("low", [0.0, 1e-6, 1e-4, 1e-2, 0.14, 0.9])
+def test_a_few_singular_values_that_repeat_exhaust_the_krylov_space(dtype, low):
+    # Past its end every vector is round-off: it must not grow.
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        left, right = (torch.linalg.qr(torch.randn(90, 90, generator=generator).double()).Q for _ in range(2))
+        sigma = torch.full((90,), low, dtype=torch.float64)
+        sigma[: 1 + seed] = 4.0
+        layer = nn.Linear(90, 90, bias=False, dtype=dtype)
+        layer.weight.data = (left * sigma @ right.mT).to(dtype)
+        exact = float(torch.linalg.svdvals(layer.weight.detach().double())[0])
+        for rtol in (1e-4, 1e-7):
+            found = operator_norm(layer_operator(layer, (90,)), rtol=rtol, dense_limit=0)
+            assert found.value == pytest.approx(exact, rel=3e-6)

@@ -59,7 +59,7 @@ def started(jobs: Jobs, stale: Path) -> dict[str, Job]:
     one = ["--nodes=1", "--ntasks-per-node=1"]
     found = {
         "mid-epoch": jobs.array(INTERRUPT="3 16"),
-        "imports": jobs.array(),
+        "imports": jobs.array(INTERRUPT="0", INTERRUPT_BY="true"),  # the first step waits for the signal below
     }
     imports = found["imports"].number
     found["imports"].wait_until_importing()
