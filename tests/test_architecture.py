@@ -53,7 +53,7 @@ def test_only_the_command_line_knows_the_shelf(path):
 
 def test_measures_need_torch_alone():
     allowed = {"torch", "torchmetrics", "jaxtyping", "lightning_depth"}
-    standard = {"math", "collections", "contextlib", "dataclasses", "typing", "itertools"}
+    standard = {"abc", "math", "collections", "contextlib", "dataclasses", "typing", "itertools"}
     for path in (ROOT / "lightning_depth" / "measures").glob("*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed | standard, path
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_depth.measures.precision import full_float32
+from lightning_depth.measures.two_splits import AbstractTwoSplits, is_distributed
 
 # Mean votes lie in [-1, 1] and carry errors of about 1e-15; two that differ by less than this are a tie.
 TIE = 1e-12
@@ -144,20 +144,7 @@ def _block_rows(h: Tensor) -> int:
     return max(1, numbers // max(1, h[0].numel()))
 
 
-def check_batch(
-    h: Float[Tensor, "n ..."], y: Int[Tensor, "n"], feature_shape: tuple[int, ...], num_classes: int
-) -> None:
-    """Raise ValueError unless each sample of h has `feature_shape` and each label lies in 0 ... num_classes - 1.
-
-    >>> check_batch(torch.ones(2, 3), torch.tensor([0, 1]), (3,), num_classes=2)
-    """
-    if tuple(h.shape[1:]) != feature_shape:
-        raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {feature_shape}")
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
-        raise ValueError(f"labels must lie in 0 ... {num_classes - 1}")
-
-
-class CollapseClassifier(Metric):
+class CollapseClassifier(AbstractTwoSplits):
     r"""The correlation-vote classifier on the representations of one layer (zhang2019 section 3.4), streamed.
 
         error of  argmax_c (1 / N) sum_j corr(h(x), h(x_j)) 1[y_j = c]
@@ -197,15 +184,9 @@ class CollapseClassifier(Metric):
     tensor(0.2500, dtype=torch.float64)
     """
 
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-
     prototypes: Tensor
     class_counts: Tensor
-    synced: Tensor
     errors: Tensor
-    samples: Tensor
     zero_rows: Tensor
 
     def __init__(
@@ -216,29 +197,20 @@ class CollapseClassifier(Metric):
         balanced: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.feature_shape = feature_shape
+        super().__init__(num_classes, feature_shape, **kwargs)
         self.centred = centred
         self.balanced = balanced
         prototypes = torch.zeros(num_classes, *feature_shape, dtype=torch.float64)
         self.add_state("prototypes", prototypes, dist_reduce_fx="sum")
         self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
         # Of the votes divided by N and of the balanced ones, in this order.
         self.add_state("errors", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("zero_rows", torch.tensor(0), dist_reduce_fx="sum")
 
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Add a batch of the training split: P_c += sum_{j in c} h^(x_j).
-
-        Raises RuntimeError after `sync_prototypes`: they would be counted once for each rank.
-        """
-        check_batch(h, y, self.feature_shape, self.num_classes)
-        if self.synced:
-            raise RuntimeError("the prototypes are already summed over ranks; reset() before another training split")
+        """Add a batch of the training split: P_c += sum_{j in c} h^(x_j)."""
+        self._check_training(h, y)
         if not len(h):
             return
         order = _in_memory_order(h)
@@ -254,20 +226,14 @@ class CollapseClassifier(Metric):
         prototypes += batch_sum.view(prototypes.shape)
         self.class_counts += torch.bincount(y, minlength=self.num_classes)
 
-    def sync_prototypes(self) -> None:
-        """Sum the prototypes over all ranks, once; every rank must call it. Without torch.distributed a no-op."""
-        if self.synced or not is_distributed():
-            return
+    def _sync(self) -> None:
         torch.distributed.all_reduce(self.prototypes)
         torch.distributed.all_reduce(self.class_counts)
-        self.synced.fill_(True)
 
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
         """Classify a batch of the test split and count its errors."""
-        check_batch(h, y, self.feature_shape, self.num_classes)
-        if is_distributed() and not self.synced:
-            raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
+        self._check_held_out(h, y)
         if not self.class_counts.any():
             raise RuntimeError("no training sample was given to update_prototypes()")
         if not len(h):
@@ -332,9 +298,3 @@ class CollapseClassifier(Metric):
         if not samples:
             raise RuntimeError("no test sample was given to update()")
         return errors / samples
-
-
-def is_distributed() -> bool:
-    """Whether torch.distributed runs with more than one process."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

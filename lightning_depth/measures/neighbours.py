@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_depth.measures.collapse import TIE, check_batch, expected_errors, is_distributed, normalised
+from lightning_depth.measures.collapse import TIE, expected_errors, normalised
+from lightning_depth.measures.two_splits import AbstractTwoSplits
 
 # Numbers of training samples that are held in float64 at once (16 MB).
 _BLOCK = 2**21
@@ -91,7 +91,7 @@ def nearest_mean_predictions_nxc(
     return squared <= (squared.amin(1) + ties)[:, None]
 
 
-class NearestMeanClassifier(Metric):
+class NearestMeanClassifier(AbstractTwoSplits):
     r"""Error of the nearest class mean on the representations of one layer, streamed (nearest centroid).
 
         error of  argmin_c ||h(x) - mu_c||,   mu_c = mean of h(x_j) over the training samples of class c
@@ -121,54 +121,33 @@ class NearestMeanClassifier(Metric):
     tensor(0.2500, dtype=torch.float64)
     """
 
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-
     class_sums: Tensor
     class_counts: Tensor
-    synced: Tensor
     errors: Tensor
-    samples: Tensor
 
     def __init__(self, num_classes: int, feature_shape: tuple[int, ...], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.feature_shape = feature_shape
+        super().__init__(num_classes, feature_shape, **kwargs)
         class_sums = torch.zeros(num_classes, math.prod(feature_shape), dtype=torch.float64)
         self.add_state("class_sums", class_sums, dist_reduce_fx="sum")
         self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
         self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Add a batch of the training split to the class sums.
-
-        Raises RuntimeError after `sync_prototypes`: they would be counted once for each rank.
-        """
-        check_batch(h, y, self.feature_shape, self.num_classes)
-        if self.synced:
-            raise RuntimeError("the class sums are already summed over ranks; reset() before another training split")
+        """Add a batch of the training split to the class sums."""
+        self._check_training(h, y)
         labels = torch.nn.functional.one_hot(y.long(), self.num_classes).double()
         self.class_sums.addmm_(labels.mT, finite_rows(h))
         self.class_counts += torch.bincount(y, minlength=self.num_classes)
 
-    def sync_prototypes(self) -> None:
-        """Sum the class sums over all ranks, once; every rank must call it. Without torch.distributed a no-op."""
-        if self.synced or not is_distributed():
-            return
+    def _sync(self) -> None:
         torch.distributed.all_reduce(self.class_sums)
         torch.distributed.all_reduce(self.class_counts)
-        self.synced.fill_(True)
 
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
         """Classify a batch of the test split and count its errors."""
-        check_batch(h, y, self.feature_shape, self.num_classes)
-        if is_distributed() and not self.synced:
-            raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
+        self._check_held_out(h, y)
         if not self.class_counts.any():
             raise RuntimeError("no training sample was given to update_prototypes()")
         means = self.class_sums / self.class_counts.clamp_min(1)[:, None]
@@ -264,7 +243,7 @@ def neighbour_predictions_nxn(
     return torch.tensor(predicted)
 
 
-class NearestNeighbours(Metric):
+class NearestNeighbours(AbstractTwoSplits):
     r"""Error of k-nearest-neighbour classification on the representations of one layer.
 
         error of  argmax_c |{j : y_j = c, x_j among the k nearest of x}|,   near by cosine or Euclidean distance
@@ -301,13 +280,7 @@ class NearestNeighbours(Metric):
     tensor(0.2500, dtype=torch.float64)
     """
 
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-
-    synced: Tensor
     errors: Tensor
-    samples: Tensor
 
     def __init__(
         self,
@@ -318,18 +291,14 @@ class NearestNeighbours(Metric):
         max_bytes: int = 256 * 2**20,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(num_classes, feature_shape, **kwargs)
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         self.k = k
-        self.num_classes = num_classes
-        self.feature_shape = feature_shape
         self.cosine = cosine
         self.max_bytes = max_bytes
         self._forget()
-        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
         self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def _forget(self) -> None:
         self.train_rows: list[Tensor] = []
@@ -343,10 +312,8 @@ class NearestNeighbours(Metric):
 
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Keep a batch of the training split. Raises RuntimeError after `sync_prototypes`."""
-        check_batch(h, y, self.feature_shape, self.num_classes)
-        if self.synced:
-            raise RuntimeError("the representations are already those of all ranks; reset() before another split")
+        """Keep a batch of the training split."""
+        self._check_training(h, y)
         if not h.isfinite().all():
             raise ValueError("representations are not finite")
         self.train_bytes += h.numel() * h.element_size()
@@ -361,9 +328,10 @@ class NearestNeighbours(Metric):
 
         Raises ValueError, on every rank, if together they are larger than `max_bytes`.
         """
-        if self.synced or not is_distributed():
-            self._check_size()
-            return
+        super().sync_prototypes()
+        self._check_size()
+
+    def _sync(self) -> None:
         width = math.prod(self.feature_shape)
         rows = torch.cat(self.train_rows) if self.train_rows else torch.zeros(0, width, device=self.device)
         labels = torch.cat(self.train_labels) if self.train_labels else torch.zeros(0, device=self.device).long()
@@ -375,7 +343,6 @@ class NearestNeighbours(Metric):
         dtype = next((dtype for size, dtype in kinds if size), rows.dtype)
         self.train_rows = [torch.cat(gather_all_tensors(rows.to(dtype)))]
         self.train_labels = [torch.cat(gather_all_tensors(labels.long()))]
-        self.synced.fill_(True)
 
     def _check_size(self) -> None:
         if self.train_bytes > self.max_bytes:
@@ -386,10 +353,8 @@ class NearestNeighbours(Metric):
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
         """Classify a batch of the test split and count its errors."""
-        check_batch(h, y, self.feature_shape, self.num_classes)
         self._check_size()
-        if is_distributed() and not self.synced:
-            raise RuntimeError("call sync_prototypes() on every rank between the training and the test split")
+        self._check_held_out(h, y)
         if not self.train_rows:
             raise RuntimeError("no training sample was given to update_prototypes()")
         if len(self.train_rows) > 1:

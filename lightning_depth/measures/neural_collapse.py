@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from lightning_depth.measures.collapse import check_batch, is_distributed
 from lightning_depth.measures.neighbours import finite_rows, nearest_mean_predictions
+from lightning_depth.measures.two_splits import AbstractTwoSplits
 
 # Round-off of a class mean, as a fraction of its length: sums of 1e5 float64 numbers are as good as this.
 _ROUND_OFF = 1e-13
@@ -230,7 +230,7 @@ def normalised_variance_of(variances: Float[Tensor, "classes"], means: Float[Ten
     return ((variances[first] + variances[second]) / (2 * distances.square())).mean()
 
 
-class NeuralCollapse(Metric):
+class NeuralCollapse(AbstractTwoSplits):
     r"""NC1 to NC4 and CDNV of one layer's features, streamed; definitions and conventions are the module's.
 
     One pass over the training split (`update_prototypes`) keeps, of each class, its count, its sum and its samples'
@@ -274,17 +274,11 @@ class NeuralCollapse(Metric):
     ['nc2_maximal_angle 0.0000', 'nc3 0.0000', 'nc4_held_out 0.5000', 'cdnv 0.0625']
     """
 
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-
     class_counts: Tensor
     class_sums: Tensor
     class_scatters: Tensor
     scatter: Tensor
-    synced: Tensor
     differing: Tensor
-    samples: Tensor
 
     def __init__(
         self,
@@ -295,14 +289,12 @@ class NeuralCollapse(Metric):
         max_features: int = 4096,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(num_classes, feature_shape, **kwargs)
         d = math.prod(feature_shape)
         if nc1 and d > max_features:
             raise ValueError(f"NC1 needs {d} x {d} numbers: {d} features exceed max_features = {max_features}")
         if weight is not None and tuple(weight.shape) != (num_classes, d):
             raise ValueError(f"the weight has shape {tuple(weight.shape)}, not {(num_classes, d)}")
-        self.num_classes = num_classes
-        self.feature_shape = feature_shape
         self.weight = None if weight is None else weight.detach().double().clone()
         self.nc1 = nc1
         self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
@@ -310,9 +302,7 @@ class NeuralCollapse(Metric):
         self.add_state("class_scatters", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
         if nc1:
             self.add_state("scatter", torch.zeros(d, d, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
         self.add_state("differing", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     @property
     def classes_seen(self) -> int:
@@ -330,10 +320,8 @@ class NeuralCollapse(Metric):
 
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Add a batch of the training split. Raises RuntimeError after `sync_prototypes`."""
-        check_batch(h, y, self.feature_shape, self.num_classes)
-        if self.synced:
-            raise RuntimeError("the class sums are already summed over ranks; reset() before another training split")
+        """Add a batch of the training split."""
+        self._check_training(h, y)
         rows = finite_rows(h)
         labels = F.one_hot(y.long(), self.num_classes).double()
         counts = labels.sum(0)
@@ -348,10 +336,7 @@ class NeuralCollapse(Metric):
         self.class_counts += counts.long()
 
     @torch.no_grad()
-    def sync_prototypes(self) -> None:
-        """Sum the training split over all ranks, once; every rank must call it. Without torch.distributed a no-op."""
-        if self.synced or not is_distributed():
-            return
+    def _sync(self) -> None:
         counts, means = self.class_counts.double(), self._means()
         torch.distributed.all_reduce(self.class_counts)
         torch.distributed.all_reduce(self.class_sums)
@@ -361,21 +346,15 @@ class NeuralCollapse(Metric):
         torch.distributed.all_reduce(self.class_scatters)
         if self.nc1:
             torch.distributed.all_reduce(self.scatter)
-        self.synced.fill_(True)
-
-    def _check_synced(self) -> None:
-        if is_distributed() and not self.synced:
-            raise RuntimeError("call sync_prototypes() on every rank between the training and the held-out split")
 
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], logits: Float[Tensor, "n classes"]) -> None:
         """Compare the network's decisions on a batch of the held-out split with the nearest training means (NC4)."""
         if tuple(logits.shape) != (len(h), self.num_classes):
             raise ValueError(f"logits have shape {tuple(logits.shape)}, not {(len(h), self.num_classes)}")
-        check_batch(h, logits.argmax(1), self.feature_shape, self.num_classes)
         if not logits.isfinite().all():
             raise ValueError("logits are not finite")
-        self._check_synced()
+        self._check_held_out(h, logits.argmax(1))
         if not self.class_counts.any():
             raise RuntimeError("no training sample was given to update_prototypes()")
         nearest = nearest_mean_predictions(h, self._means(), self.class_counts > 0)

@@ -1,0 +1,83 @@
+"""The base of measures that learn from one split, in all processes, and judge another."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class AbstractTwoSplits(Metric, ABC):
+    """A metric of labelled representations that takes a training split first, then a held-out one.
+
+    `update_prototypes` takes batches of the training split, `update` those of the held-out one. Under torch.distributed
+    `sync_prototypes` comes between the two; `update` raises RuntimeError if it was forgotten, and `update_prototypes`
+    if it came already, for its batches would count once for each rank.
+
+    Args:
+        num_classes: number of classes C; labels are 0 ... C - 1.
+        feature_shape: shape of one representation.
+        kwargs: torchmetrics.Metric's.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    synced: Tensor
+    samples: Tensor
+
+    def __init__(self, num_classes: int, feature_shape: tuple[int, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.feature_shape = feature_shape
+        self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
+        """Learn from a batch of the training split."""
+
+    def sync_prototypes(self) -> None:
+        """Sum over all ranks what was learnt, once; every rank must call it. Without torch.distributed a no-op."""
+        if is_distributed() and not self.synced:
+            self._sync()
+            self.synced.fill_(True)
+
+    @abstractmethod
+    def _sync(self) -> None:
+        """Sum over all ranks what `update_prototypes` added."""
+
+    def _check_training(self, h: Tensor, y: Tensor) -> None:
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        if self.synced:
+            raise RuntimeError("the training split is already that of all ranks; reset() before another one")
+
+    def _check_held_out(self, h: Tensor, y: Tensor) -> None:
+        check_batch(h, y, self.feature_shape, self.num_classes)
+        self._check_synced()
+
+    def _check_synced(self) -> None:
+        if is_distributed() and not self.synced:
+            raise RuntimeError("call sync_prototypes() on every rank between the training and the held-out split")
+
+
+def check_batch(
+    h: Float[Tensor, "n ..."], y: Int[Tensor, "n"], feature_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Raise ValueError unless each sample of h has `feature_shape` and each label lies in 0 ... num_classes - 1.
+
+    >>> check_batch(torch.ones(2, 3), torch.tensor([0, 1]), (3,), num_classes=2)
+    """
+    if tuple(h.shape[1:]) != feature_shape:
+        raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {feature_shape}")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(f"labels must lie in 0 ... {num_classes - 1}")
+
+
+def is_distributed() -> bool:
+    """Whether torch.distributed runs with more than one process."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
