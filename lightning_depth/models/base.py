@@ -214,6 +214,7 @@ class AbstractFamily(LightningModule, ABC):
             "no gradient clipping": bool(trainer.gradient_clip_val),
             "accumulate_grad_batches=1": trainer.accumulate_grad_batches > 1,
             "a precision that does not scale losses": getattr(trainer.precision_plugin, "scaler", None) is not None,
+            "a family without a training_step of its own": type(self).training_step is not AbstractFamily.training_step,
             "data of lightning_depth": getattr(trainer.train_dataloader, "at_once", 1) != self.steps_at_once,
         }
         if self.steps_at_once > 1 and any(refused.values()):

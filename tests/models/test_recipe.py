@@ -334,6 +334,18 @@ def test_what_several_steps_at_once_cannot_do_is_refused(trainer, said, tmp_path
         fitted(tmp_path, trainer=trainer, steps_at_once=2)
 
 
+def test_several_steps_at_once_would_pass_by_a_training_step_of_ones_own(tmp_path):
+    class Own(Small):
+        def training_step(self, batch, batch_idx):
+            return 2 * super().training_step(batch, batch_idx)
+
+    data = Signs(train_samples=40, test_samples=10, batch_size=20)
+    with pytest.raises(Mistake, match="steps_at_once=2 needs a family without a training_step of its own"):
+        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(
+            Own(seed=1, steps_at_once=2), datamodule=data
+        )
+
+
 def test_several_steps_at_once_need_data_that_serve_them(tmp_path):
     class Foreign(Signs):
         def train_dataloader(self):
