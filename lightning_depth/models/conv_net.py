@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
-from lightning_depth.models.initial import InitialName, initialise
+from lightning_depth.models.initial import InitialName, check_initial, initialise
 
 PaddingMode = Literal["zeros", "circular"]
 
@@ -74,8 +74,7 @@ class ConvNet(AbstractFamily):
         self.save_hyperparameters()
         if depth < 1 or channels < 1:
             raise Mistake(f"ConvNet depth={depth}, channels={channels}: both must be at least 1.")
-        if initial == "siren" and activation != "sine":
-            raise Mistake(f"ConvNet initial=siren is for activation=sine, not {activation}.")
+        check_initial(initial, activation)
         check_kernel(kernel_size)
         self.depth, self.channels, self.kernel_size = depth, channels, kernel_size
         self.activation, self.bias = activation, bias

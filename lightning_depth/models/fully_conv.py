@@ -8,7 +8,7 @@ from lightning_depth.mistakes import Mistake
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.conv_net import PaddingMode, check_kernel
-from lightning_depth.models.initial import InitialName, initialise
+from lightning_depth.models.initial import InitialName, check_initial, initialise
 
 
 class FullyConv(AbstractFamily):
@@ -47,8 +47,7 @@ class FullyConv(AbstractFamily):
         self.save_hyperparameters()
         if depth < 1 or width < 1:
             raise Mistake(f"FullyConv depth={depth}, width={width}: both must be at least 1.")
-        if initial == "siren" and activation != "sine":
-            raise Mistake(f"FullyConv initial=siren is for activation=sine, not {activation}.")
+        check_initial(initial, activation)
         check_kernel(kernel_size)
         self.depth, self.width, self.kernel_size = depth, width, kernel_size
         self.padding_mode: PaddingMode = padding_mode

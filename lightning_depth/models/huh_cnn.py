@@ -7,7 +7,8 @@ from torch import nn
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
-from lightning_depth.models.initial import InitialName, initialise
+from lightning_depth.models.conv_net import check_kernel
+from lightning_depth.models.initial import InitialName, check_initial, initialise
 
 
 class HuhCNN(AbstractFamily):
@@ -42,10 +43,8 @@ class HuhCNN(AbstractFamily):
         self.save_hyperparameters()
         if width < 1:
             raise Mistake(f"HuhCNN width={width}: it must be at least 1.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise Mistake(f"HuhCNN kernel_size={kernel_size}: it must be odd and positive.")
-        if initial == "siren" and activation != "sine":
-            raise Mistake(f"HuhCNN initial=siren is for activation=sine, not {activation}.")
+        check_kernel(kernel_size)
+        check_initial(initial, activation)
         self.width, self.kernel_size, self.activation = width, kernel_size, activation
         self.initial: InitialName = initial
         self.initial_scale = initial_scale

@@ -37,6 +37,16 @@ class Scaled(nn.Module):
         return applied / self.factor
 
 
+def check_initial(name: InitialName | None, activation: str) -> None:
+    """Refuse an initialisation that is made for other activations.
+
+    Raises:
+        Mistake: `siren` without sines.
+    """
+    if name == "siren" and activation != "sine":
+        raise Mistake(f"initial=siren is for activation=sine, not {activation}.")
+
+
 @torch.no_grad()
 def initialise(
     layers: Sequence[nn.Linear | nn.Conv2d],

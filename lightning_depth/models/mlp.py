@@ -9,7 +9,7 @@ from torch import nn
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
-from lightning_depth.models.initial import InitialName, initialise
+from lightning_depth.models.initial import InitialName, check_initial, initialise
 
 
 class MLP(AbstractFamily):
@@ -50,8 +50,7 @@ class MLP(AbstractFamily):
         self.save_hyperparameters()
         if depth < 0 or width < 1:
             raise Mistake(f"MLP depth={depth}, width={width}: depth must be at least 0 and width at least 1.")
-        if initial == "siren" and activation != "sine":
-            raise Mistake(f"MLP initial=siren is for activation=sine, not {activation}.")
+        check_initial(initial, activation)
         self.depth, self.width, self.bias = depth, width, bias
         self.activation, self.omega_0 = activation, omega_0
         self.initial: InitialName = initial or ("siren" if activation == "sine" else "pytorch")
