@@ -161,9 +161,10 @@ def test_an_lbfgs_step_counts_once_in_the_epochs_metrics(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.LBFGS(p, max_iter=2), lambda p: CMAES(p, population=3)])
-def test_mini_batches_are_warned_of(make, tmp_path):
+@pytest.mark.parametrize("steps_at_once", [1, 2])
+def test_mini_batches_are_warned_of(make, steps_at_once, tmp_path):
     with pytest.warns(UserWarning, match="the 2 batches of an epoch should be one"):
-        trained(make, 1, tmp_path, batch_size=10)
+        trained(make, 1, tmp_path, batch_size=10, steps_at_once=steps_at_once)
 
 
 def test_only_trained_parameters_are_optimised(tmp_path):

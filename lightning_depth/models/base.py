@@ -201,10 +201,14 @@ class AbstractFamily(LightningModule, ABC):
             name = type(optimizer).__name__
             if self.trainer.world_size > 1:
                 raise Mistake(f"{name} compares losses, and each process would see its own: train in one process.")
-            if self.trainer.num_training_batches > 1:
+            batches = self.trainer.num_training_batches
+            if self.steps_at_once > 1:  # Lightning counts lots
+                loader: Any = self.trainer.train_dataloader
+                batches = -(-len(loader.sampler) // loader.batch_size)
+            if batches > 1:
                 rank_zero_warn(
                     f"{name} compares losses, and those of different batches are no match: the "
-                    f"{self.trainer.num_training_batches} batches of an epoch should be one (data.batch_size)."
+                    f"{batches} batches of an epoch should be one (data.batch_size)."
                 )
 
     def _check_steps_at_once(self) -> None:
@@ -258,6 +262,7 @@ class AbstractFamily(LightningModule, ABC):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def _step(self, batch: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """A step that Lightning does not see: what it would do between closure and step is most of a small one."""
         first: list[dict[str, Tensor]] = []
 
         def closure() -> Tensor:
