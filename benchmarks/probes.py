@@ -12,7 +12,8 @@ from benchmarks.measure import DEVICE, by_turns, seconds
 from benchmarks.throughput import BATCH, Noise, ours
 from lightning_depth.measures.collapse import CollapseClassifier, vote_predictions_nxn
 from lightning_depth.measures.gram import GramSpectrum, cosine_gram
-from lightning_depth.measures.operators import dense_matrix, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import dense_matrix, layer_operator
 from lightning_depth.models import ResNet
 
 

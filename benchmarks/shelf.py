@@ -21,7 +21,8 @@ from lightning_depth.calls import Call, trace
 from lightning_depth.measures import spectra
 from lightning_depth.measures.gram import GramSpectrum
 from lightning_depth.measures.jacobians import jacobian_norm
-from lightning_depth.measures.operators import dense_matrix, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import dense_matrix, layer_operator
 from lightning_depth.models import ResNet
 
 Action = Callable[[], Any]

@@ -6,7 +6,8 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from lightning_depth.calls import Call
-from lightning_depth.measures.operators import UnsupportedLayer, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import UnsupportedLayer, layer_operator
 from lightning_depth.probes import AbstractProbe, Schedule
 
 
@@ -14,7 +15,7 @@ from lightning_depth.probes import AbstractProbe, Schedule
 class OperatorNorm(AbstractProbe):
     """The largest singular value of the linear map of every convolution and linear layer.
 
-    With the layer's real input size, padding, stride, dilation and groups (see `measures.operators.operator_norm`), by
+    With the layer's real input size, padding, stride, dilation and groups (see `measures.lanczos.operator_norm`), by
     Lanczos iteration that starts from the vectors of the last look. The bias does not count.
 
     Reads `operator_norm/<layer>/norm` and `.../residual` (the relative residual of the singular pair).

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_depth.expansion import ExpandedLayer, collapse, expand, in_sequence
-from lightning_depth.measures.operators import layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import layer_operator
 from lightning_depth.mistakes import Mistake
 
 LAYERS = {

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_depth.measures.operators import LinearOperator, UnsupportedLayer, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import LinearOperator, UnsupportedLayer, layer_operator
 
 _POOLS: tuple[type[nn.Module], ...] = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d

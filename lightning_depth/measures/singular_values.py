@@ -7,13 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_depth.measures.operators import (
-    LinearOperator,
-    dense_matrix,
-    frobenius_norm,
-    layer_operator,
-    operator_norm,
-)
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import LinearOperator, dense_matrix, frobenius_norm, layer_operator
 from lightning_depth.measures.precision import full_float32
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_depth.measures.chains import chain_operator, lipschitz_bound
-from lightning_depth.measures.operators import UnsupportedLayer, dense_matrix, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import UnsupportedLayer, dense_matrix, layer_operator
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

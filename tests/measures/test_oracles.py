@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 import callbacks
 from lightning_depth.measures.gram import cosine_gram, linear_gram
-from lightning_depth.measures.operators import frobenius_norm, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import frobenius_norm, layer_operator
 from lightning_depth.measures.random_matrices import product_density
 from lightning_depth.measures.similarity import linear_cka
 from lightning_depth.measures.singular_values import operator_stable_rank

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_depth.measures.operators import UnsupportedLayer, frobenius_norm, layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import UnsupportedLayer, frobenius_norm, layer_operator
 from lightning_depth.measures.singular_values import operator_stable_rank, singular_values
 from lightning_depth.measures.spectra import stable_rank
 

@@ -24,7 +24,8 @@ from callbacks import (
     Spectrum,
     WeightDistance,
 )
-from lightning_depth.measures.operators import layer_operator, operator_norm
+from lightning_depth.measures.lanczos import operator_norm
+from lightning_depth.measures.operators import layer_operator
 from lightning_depth.measures.similarity import linear_cka
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.resnet import ResNet
