@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import callbacks as shelf
 from lightning_depth import data, models
+from lightning_depth.convolutions import SubsampleFirst, SubsamplesFirst
 from lightning_depth.data.memory import AbstractMemoryData
 from lightning_depth.entrance import TOP_KEYS, TRAINER_COMMANDS, config_files
 from lightning_depth.mistakes import Mistake
@@ -213,8 +215,10 @@ class DepthCLI(LightningCLI):
                 "A larger --trainer.max_epochs goes on from here; without --ckpt_path a new run starts."
             )
             return
+        foreign = self.trainer.strategy.root_device.type == "cpu" and not isinstance(self.model, SubsamplesFirst)
         try:
-            self.trainer.fit(**kwargs)
+            with SubsampleFirst() if foreign else nullcontext():
+                self.trainer.fit(**kwargs)
         except Mistake:
             self._discard()
             raise

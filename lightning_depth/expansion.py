@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_depth.convolutions import Conv2d
 from lightning_depth.mistakes import Mistake
 
 Kind = Literal["linear", "conv"]
@@ -42,6 +43,7 @@ class ExpandedLayer(nn.Module):
 
     factor: int
     residual: bool
+    plain: type[nn.Module]
 
     def factors(self) -> list[Tensor]:
         """W_1, ..., W_d as they are multiplied: with the identity added, where the expansion is residual."""
@@ -85,7 +87,7 @@ class ExpandedConv1d(ExpandedLayer, nn.Conv1d):  # type: ignore[override]
     """An expanded `nn.Conv1d`."""
 
 
-class ExpandedConv2d(ExpandedLayer, nn.Conv2d):  # type: ignore[override]
+class ExpandedConv2d(ExpandedLayer, Conv2d):  # type: ignore[override]
     """An expanded `nn.Conv2d`."""
 
 
@@ -93,8 +95,8 @@ EXPANDED: dict[type[nn.Module], type[ExpandedLayer]] = {
     nn.Linear: ExpandedLinear,
     nn.Conv1d: ExpandedConv1d,
     nn.Conv2d: ExpandedConv2d,
+    Conv2d: ExpandedConv2d,
 }
-PLAIN = {expanded: plain for plain, expanded in EXPANDED.items()}
 
 
 def expand(
@@ -115,7 +117,7 @@ def expand(
     are drawn from torch's global generator.
 
     Args:
-        net: any network; layers of exactly the types `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` are expanded.
+        net: any network; layers of exactly the types `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` (or ours) are expanded.
         factor: the number of matrices, d; 1 changes nothing.
         width: the hidden width h, of all groups together: a number, or a multiple of the layer's inputs, such as `n`
             (the paper's) or `2n` (the paper's for ImageNet). None: n, or where the kernel has a higher rank than that
@@ -156,6 +158,7 @@ def expand(
         groups = getattr(layer, "groups", 1)
         trained, plain = layer.weight.requires_grad, layer.weight.detach()
         del layer.weight
+        layer.plain = type(layer)
         layer.__class__ = EXPANDED[type(layer)]
         assert isinstance(layer, ExpandedLayer)
         layer.factor, layer.residual = factor, residual
@@ -182,9 +185,9 @@ def collapse(net: nn.Module) -> nn.Module:
             weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=trained)
             for i in range(layer.factor):
                 delattr(layer, f"weight_{i + 1}")
-            del layer.factor, layer.residual
             bias = layer._parameters.pop("bias")
-            layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]
+            layer.__class__ = layer.plain  # type: ignore[assignment]
+            del layer.factor, layer.residual, layer.plain
             layer.register_parameter("weight", weight)
             layer.register_parameter("bias", bias)  # after the weight, as in a plain layer
     return collapsed
@@ -205,7 +208,7 @@ def in_sequence(layer: ExpandedLayer) -> nn.Sequential:
             part = nn.Linear(weight.shape[1], weight.shape[0], bias=last and layer.bias is not None)
         else:
             assert isinstance(layer, ExpandedConv1d | ExpandedConv2d)
-            kind: Any = PLAIN[type(layer)]
+            kind: Any = layer.plain
             same = {"groups": layer.groups, "bias": last and layer.bias is not None}
             names = ("stride", "padding", "dilation", "padding_mode")
             own = {name: getattr(layer, name) for name in names} if i == 0 else {}
@@ -226,7 +229,7 @@ def _layers(net: nn.Module, which: Sequence[Kind]) -> Iterator[tuple[str, Any]]:
     for name, module in net.named_modules():
         if isinstance(module, ExpandedLayer):
             raise Mistake(f"{name or 'The network'} is expanded already: collapse it first.")
-        if type(module) in wanted:
+        if type(module) in EXPANDED and isinstance(module, wanted):
             yield name, module
         elif isinstance(module, wanted):
             left.append(f"{name} ({type(module).__name__})")

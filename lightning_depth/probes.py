@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from lightning_depth.calls import INPUT, Call, first_tensor, numbered, trace
+from lightning_depth.convolutions import SubsampleFirst, unguarded
 from lightning_depth.mistakes import Mistake
 from lightning_depth.samples import Split, count_classes, sample_batches, unpack, whole_samples
 from lightning_depth.undisturbed import quiet, same_randomness, undisturbed
@@ -193,6 +194,8 @@ class AbstractProbe(Callback, ABC):
         self._number = alike.index(self) + 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._conducts(trainer) and pl_module.device.type == "cpu":
+            self._warn_of_wrong_gradients(unguarded(pl_module))
         if not trainer.enable_validation:
             self.say_once("probes look during validation, which is off: there will be no readings.")
 
@@ -204,8 +207,20 @@ class AbstractProbe(Callback, ABC):
         with undisturbed(pl_module):
             self._conduct(trainer, pl_module, batch, batch_idx)
 
+    def _conducts(self, trainer: Trainer) -> bool:
+        """Whether this is the first of the trainer's probes, which acts for all of them."""
+        return self is next(p for p in trainer.callbacks if isinstance(p, AbstractProbe))  # type: ignore[attr-defined]
+
+    def _warn_of_wrong_gradients(self, layers: list[str]) -> None:
+        if layers:
+            rank_zero_warn(
+                f"On a CPU torch may compute wrong gradients for {', '.join(layers[:3])}{', …' if layers[3:] else ''}, "
+                "corrupt memory, or hang: a strided 1 x 1 convolution of few input channels (oneDNN issue 6035). "
+                "Train within `with lightning_depth.convolutions.SubsampleFirst():`, which is the same function."
+            )
+
     def _conduct(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0 and self is next(p for p in trainer.callbacks if isinstance(p, AbstractProbe)):  # type: ignore[attr-defined]
+        if batch_idx == 0 and self._conducts(trainer):
             self._pass = _Pass.begin(trainer, pl_module, batch)
         if self._pass is not None:
             self._pass.show(*unpack(batch))
@@ -444,7 +459,7 @@ class _Pass:
     def finish(self) -> None:
         self.unhook()
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""), SubsampleFirst():
                 values = list(probe.measure())
                 pictures = list(probe.draw())
             values.append(("", "seconds", self.seconds[probe]))

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from lightning_depth.convolutions import SubsamplesFirst
 from lightning_depth.expansion import Expansion, expand
 from lightning_depth.mistakes import Mistake
 from lightning_depth.models.losses import LossName, sample_losses
@@ -37,7 +38,7 @@ def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-class AbstractFamily(LightningModule, ABC):
+class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
     """A family of networks that are trained, validated and tested by one recipe.
 
     A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is
@@ -71,7 +72,7 @@ class AbstractFamily(LightningModule, ABC):
         num_classes: None: the data's.
         target_shape: shape of one target where targets are numbers; None: the data's, if they have any.
         channels_last: keep images and convolutions' weights in channels-last memory order: faster, and nothing else
-            changes. Not done for a network with a strided 1x1 convolution of fewer than 16 channels.
+            changes.
         seed: of the initial weights; None: that of `seed_everything`.
     """
 
@@ -145,7 +146,7 @@ class AbstractFamily(LightningModule, ABC):
         )
         net = self._drawn()
         regularisation(net, self.regularisers)  # what is wrong with them shows before training
-        wanted = self.channels_last and any(isinstance(m, nn.Conv2d) for m in net.modules()) and not _is_unsafe(net)
+        wanted = self.channels_last and any(isinstance(m, nn.Conv2d) for m in net.modules())
         self.layout = torch.channels_last if wanted else torch.contiguous_format
         self.net = net.to(memory_format=self.layout)
         keys = ("loss", "acc") if self.target_shape is None else ("loss",)
@@ -178,7 +179,8 @@ class AbstractFamily(LightningModule, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.net is not None, "configure_model() builds the network"
-        outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
+        with self.subsampling(x):
+            outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
 
     def _losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -382,15 +384,6 @@ class AbstractFamily(LightningModule, ABC):
     def _metrics(self, split: str) -> dict[str, Metric]:
         metrics = self.get_submodule(f"{split}_metrics")
         return {name: metric for name, metric in metrics.named_children() if isinstance(metric, Metric)}
-
-
-def _is_unsafe(net: nn.Module) -> bool:
-    """Whether `net` has a convolution whose channels-last gradient corrupts memory on CPUs.
-
-    Seen with torch 2.15 and two threads: a strided 1x1 convolution of 2 to 15 channels, on batches of odd size.
-    """
-    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-    return any(c.kernel_size == (1, 1) and max(c.stride) > 1 and c.in_channels < 16 for c in convolutions)
 
 
 def _split_metrics(keys: Sequence[str]) -> nn.ModuleDict:
