@@ -18,13 +18,13 @@ from lightning_depth.data import (
     LowRankLeastSquares,
     ToyPixels,
 )
-from lightning_depth.data.memory import AbstractMemoryData
+from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.models import MLP, ConvNet, DeepLinear, FullyConv, HuhCNN
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.losses import sample_losses
-from lightning_depth.runs.finite_loss import FiniteLoss
-from lightning_depth.runs.same_buffers import SameBuffers
-from lightning_depth.runs.step_seed import StepSeed
+from lightning_depth.training.finite_loss import FiniteLoss
+from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.sync_buffers import SyncBuffers
 
 
 class Case(NamedTuple):
@@ -61,7 +61,7 @@ CASES = {
 def ours(case: Case, data: AbstractMemoryData, at_once: int) -> float:
     lots = case.steps // at_once
     watch = Stopwatch(lots // 5)
-    fit = trainer(watch, lots, [StepSeed(), FiniteLoss(), SameBuffers()])
+    fit = trainer(watch, lots, [StepSeed(), FiniteLoss(), SyncBuffers()])
     fit.fit(case.family(steps_at_once=at_once), datamodule=data)
     return (lots - watch.warm_up) * at_once * BATCH / watch.total
 

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-import callbacks
 from benchmarks.measure import DEVICE, by_turns, seconds
 from benchmarks.throughput import BATCH, Noise, ours
+from lightning_depth import callbacks
 from lightning_depth.measures.collapse import CollapseClassifier, vote_predictions_nxn
 from lightning_depth.measures.gram import GramSpectrum, cosine_gram
 from lightning_depth.measures.lanczos import operator_norm

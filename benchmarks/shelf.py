@@ -17,13 +17,13 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.measure import DEVICE, Cost, by_turns, cost, ratio
-from lightning_depth.calls import Call, trace
 from lightning_depth.measures import spectra
 from lightning_depth.measures.gram import GramSpectrum
 from lightning_depth.measures.jacobians import jacobian_norm
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import dense_matrix, layer_operator
 from lightning_depth.models import ResNet
+from lightning_depth.probes.calls import Call, trace
 
 Action = Callable[[], Any]
 # What makes an action, and its arguments.

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from benchmarks.measure import DEVICE, by_turns, now, ratio
-from lightning_depth.data.images import AbstractImageData
-from lightning_depth.data.sources import Arrays, Source
+from lightning_depth.data.base.images import AbstractImageData
+from lightning_depth.data.base.sources import Arrays, Source
 from lightning_depth.models import ResNet
-from lightning_depth.runs.finite_loss import FiniteLoss
-from lightning_depth.runs.same_buffers import SameBuffers
-from lightning_depth.runs.step_seed import StepSeed
+from lightning_depth.training.finite_loss import FiniteLoss
+from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.sync_buffers import SyncBuffers
 
 BATCH = 128
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -72,7 +72,7 @@ def trainer(stopwatch: Stopwatch, steps: int, callbacks: list[Callback]) -> Trai
 
 def ours(width: int, steps: int, warm_up: int, data: Noise) -> float:
     watch = Stopwatch(warm_up)
-    fit = trainer(watch, steps, [StepSeed(), FiniteLoss(), SameBuffers()])
+    fit = trainer(watch, steps, [StepSeed(), FiniteLoss(), SyncBuffers()])
     fit.fit(ResNet(depth=18, width=width), datamodule=data)
     return (steps - warm_up) * BATCH / watch.total
 

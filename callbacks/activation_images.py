@@ -6,10 +6,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import INPUT, Call, outputs_of, stages
 from lightning_depth.measures.channels import most_correlated_channel, top_singular_image, upper_output
 from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import INPUT, Call, outputs_of, stages
+from lightning_depth.probes.samples import Split
 
 
 @final

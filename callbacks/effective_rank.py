@@ -6,12 +6,12 @@ from typing import final
 
 from torch import Tensor, nn
 
-from lightning_depth.calls import Call
+from lightning_depth.errors import UserError
 from lightning_depth.measures.gram import GramSpectrum
 from lightning_depth.measures.spectra import effective_rank
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import Call
+from lightning_depth.probes.samples import Split
 
 
 @final
@@ -46,7 +46,7 @@ class EffectiveRank(AbstractProbe):
         convolutions = [c.name for c in calls if isinstance(c.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         last = (linear or convolutions)[-1:]
         if not last and self.layers is None:
-            raise Mistake("EffectiveRank finds no linear layer or convolution: name a layer with layers=[...].")
+            raise UserError("EffectiveRank finds no linear layer or convolution: name a layer with layers=[...].")
         watched = self.watched(calls, lambda call: call.name in last)
         device = self.network.device
         self._spectra = {c.name: GramSpectrum(math.prod(c.input_shape or ())).to(device) for c in watched}

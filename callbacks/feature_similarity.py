@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_depth.calls import INPUT, Call, outputs_of, stages
+from lightning_depth.errors import UserError
 from lightning_depth.measures.similarity import cka_matrix
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import INPUT, Call, outputs_of, stages
+from lightning_depth.probes.samples import Split
 
 
 @final
@@ -45,7 +45,7 @@ class FeatureSimilarity(AbstractSampleProbe):
     ) -> None:
         super().__init__(every, layers, split, samples)
         if reference is not None and not Path(reference).is_file():
-            raise Mistake(f"FeatureSimilarity: there is no checkpoint {reference}.")
+            raise UserError(f"FeatureSimilarity: there is no checkpoint {reference}.")
         self.reference = reference
         self.max_bytes = max_bytes
         self._sizes: dict[str, int] = {}
@@ -79,7 +79,7 @@ class FeatureSimilarity(AbstractSampleProbe):
             network = type(self.network).load_from_checkpoint(path, map_location=self.network.device)
         except (RuntimeError, TypeError, KeyError) as error:
             said = " ".join(str(error).split())[:200]
-            raise Mistake(f"FeatureSimilarity: {path} is no checkpoint of this family: {said}") from error
+            raise UserError(f"FeatureSimilarity: {path} is no checkpoint of this family: {said}") from error
         return network.eval()
 
     def _grams(self, network: nn.Module, inputs: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import Call
+from lightning_depth.errors import UserError
 from lightning_depth.measures.identity import at_correlation, identity_and_constant
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
+from lightning_depth.probes.calls import Call
 
 
 @final
@@ -37,7 +37,7 @@ class IdentityConstant(AbstractSampleProbe):
         super().__init__(every, None, "train", example + 1)
         self.correlations = [k / 10 for k in range(11)] if correlations is None else correlations
         if draws < 1 or not self.correlations or any(not -1 <= rho <= 1 for rho in self.correlations):
-            raise Mistake("IdentityConstant: correlations must lie in [-1, 1], and draws be at least 1.")
+            raise UserError("IdentityConstant: correlations must lie in [-1, 1], and draws be at least 1.")
         self.draws = draws
         self._images: Tensor | None = None
 

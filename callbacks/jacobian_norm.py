@@ -6,11 +6,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import Call, outputs_of
+from lightning_depth.errors import UserError
 from lightning_depth.measures.jacobians import jacobian_norm
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import Call, outputs_of
+from lightning_depth.probes.samples import Split
 
 OUTPUT = "output"
 
@@ -65,7 +65,7 @@ class JacobianNorm(AbstractSampleProbe):
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 said = " ".join(str(error).split())[:150]
-                raise Mistake(
+                raise UserError(
                     f"JacobianNorm: {layer} has no derivative in forward mode, nor a second one: {said}"
                 ) from error
             self._starts[layer] = found.vectors.cpu()

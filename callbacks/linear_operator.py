@@ -6,7 +6,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import Call
 from lightning_depth.measures.linear_networks import (
     LinearMap,
     NotLinear,
@@ -22,7 +21,8 @@ from lightning_depth.measures.spectra import (
     stable_rank,
 )
 from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import Call
+from lightning_depth.probes.samples import Split
 
 NETWORK = "network"
 

@@ -6,11 +6,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_depth.calls import Call
+from lightning_depth.errors import UserError
 from lightning_depth.measures.stability import local_stability
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractSampleProbe, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import Call
+from lightning_depth.probes.samples import Split
 
 
 @final
@@ -37,7 +37,7 @@ class LocalStability(AbstractSampleProbe):
     ) -> None:
         super().__init__(every, None, split, samples)
         if not strengths or any(v < 0 for v in strengths):
-            raise Mistake("LocalStability: strengths must be at least one number, none of them negative.")
+            raise UserError("LocalStability: strengths must be at least one number, none of them negative.")
         self.strengths = sorted(strengths)
 
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:

@@ -6,11 +6,11 @@ from typing import final
 
 from torch import Tensor, nn
 
-from lightning_depth.calls import Call
+from lightning_depth.errors import UserError
 from lightning_depth.measures import neural_collapse
-from lightning_depth.mistakes import Mistake
-from lightning_depth.probes import TRAIN_SAMPLES, AbstractProbe, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import Call
+from lightning_depth.probes.probe import TRAIN_SAMPLES, AbstractProbe, Schedule
+from lightning_depth.probes.samples import Split
 
 
 @final
@@ -42,7 +42,7 @@ class NeuralCollapse(AbstractProbe):
     ) -> None:
         super().__init__(every, layers)
         if train_samples < 2:
-            raise Mistake(f"NeuralCollapse: train_samples must be at least 2, not {train_samples}.")
+            raise UserError(f"NeuralCollapse: train_samples must be at least 2, not {train_samples}.")
         self.watch("held_out", samples)
         self.train_samples = train_samples
         self.max_features = max_features
@@ -51,7 +51,7 @@ class NeuralCollapse(AbstractProbe):
     def select(self, calls: Sequence[Call]) -> Iterable[Call]:
         linear = [c for c in calls if isinstance(c.module, nn.Linear)]
         if not linear and self.layers is None:
-            raise Mistake("NeuralCollapse finds no linear layer: name a layer with layers=[...].")
+            raise UserError("NeuralCollapse finds no linear layer: name a layer with layers=[...].")
         last = [c.name for c in linear][-1:]
         watched = self.watched(calls, lambda call: call.name in last)
         self._metrics = {call.name: self._metric(call) for call in watched}
@@ -80,7 +80,7 @@ class NeuralCollapse(AbstractProbe):
         self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
     ) -> None:
         if targets.is_floating_point() or targets.dim() != 1:
-            raise Mistake("NeuralCollapse needs one integer class label a sample.")
+            raise UserError("NeuralCollapse needs one integer class label a sample.")
         if split == "train":
             self._metrics[layer].update_prototypes(inputs, targets)
         elif self._metrics[layer].weight is not None:

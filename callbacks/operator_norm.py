@@ -5,10 +5,10 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from lightning_depth.calls import Call
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import UnsupportedLayer, layer_operator
 from lightning_depth.probes import AbstractProbe, Schedule
+from lightning_depth.probes.calls import Call
 
 
 @final

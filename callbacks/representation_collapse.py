@@ -6,12 +6,12 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from lightning_depth.calls import INPUT, Call, stages
+from lightning_depth.errors import UserError
 from lightning_depth.measures.collapse import CollapseClassifier
 from lightning_depth.measures.neighbours import NearestMeanClassifier, NearestNeighbours
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import INPUT, Call, stages
+from lightning_depth.probes.samples import Split
 
 Classifier = CollapseClassifier | NearestMeanClassifier | NearestNeighbours
 # The training representations of a layer that are kept for its nearest neighbours, in float32.
@@ -52,9 +52,9 @@ class RepresentationCollapse(AbstractProbe):
     ) -> None:
         super().__init__(every, layers)
         if train_samples < 1:
-            raise Mistake(f"RepresentationCollapse: train_samples must be at least 1, not {train_samples}.")
+            raise UserError(f"RepresentationCollapse: train_samples must be at least 1, not {train_samples}.")
         if neighbours is not None and not 1 <= neighbours <= train_samples:
-            raise Mistake(f"RepresentationCollapse: neighbours must be 1 to train_samples, not {neighbours}.")
+            raise UserError(f"RepresentationCollapse: neighbours must be 1 to train_samples, not {neighbours}.")
         self.at = at
         self.watch("held_out", samples)
         self.train_samples = train_samples
@@ -94,9 +94,9 @@ class RepresentationCollapse(AbstractProbe):
         self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
     ) -> None:
         if targets.is_floating_point() or targets.dim() != 1:
-            raise Mistake("RepresentationCollapse needs one integer class label a sample.")
+            raise UserError("RepresentationCollapse needs one integer class label a sample.")
         if split == "held_out" and (largest := int(targets.max())) >= num_classes:
-            raise Mistake(
+            raise UserError(
                 f"RepresentationCollapse: a held-out sample has label {largest}, but the training samples show "
                 f"{num_classes} classes: take more train_samples, or give the data module `num_classes`."
             )

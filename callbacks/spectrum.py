@@ -7,12 +7,12 @@ from typing import Literal, final
 from torch import Tensor, nn
 from torchmetrics.aggregation import CatMetric
 
-from lightning_depth.calls import Call
+from lightning_depth.errors import UserError
 from lightning_depth.measures import spectra
 from lightning_depth.measures.gram import GramSpectrum, Kernel, cosine_gram
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe, Picture, Schedule
-from lightning_depth.samples import Split
+from lightning_depth.probes.calls import Call
+from lightning_depth.probes.samples import Split
 
 # So many samples are shown in the picture of a Gram matrix.
 SHOWN = 200
@@ -69,11 +69,11 @@ class Spectrum(AbstractProbe):
             every = {name: _weight(module) for name, module in named.items()}
             self._weights = {name: weight.flatten(1) for name, weight in every.items() if weight is not None}
             if not self._weights:
-                raise Mistake(f"Spectrum: no module with a weight matrix or kernel matches {self.layers}.")
+                raise UserError(f"Spectrum: no module with a weight matrix or kernel matches {self.layers}.")
             return []
         linear = [c.name for c in calls if isinstance(c.module, nn.Linear)][-1:]
         if not linear and self.layers is None:
-            raise Mistake("Spectrum finds no linear layer: name a layer with layers=[...].")
+            raise UserError("Spectrum finds no linear layer: name a layer with layers=[...].")
         watched = self.watched(calls, lambda call: call.name in linear)
         device = self.network.device
         sizes = {c.name: math.prod(c.input_shape or ()) for c in watched}

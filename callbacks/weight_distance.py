@@ -6,10 +6,10 @@ from typing import Any, final
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_depth.calls import Call
+from lightning_depth.errors import UserError
 from lightning_depth.measures.weights import relative_distance
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe, Schedule
+from lightning_depth.probes.calls import Call
 
 
 @final
@@ -47,7 +47,7 @@ class WeightDistance(AbstractProbe):
         parameters = dict(self.network.named_parameters())
         named = {n: p for n, p in parameters.items() if self.is_named(n) or self.is_named(n.rpartition(".")[0])}
         if not named:
-            raise Mistake(f"WeightDistance: no parameter or module matches {self.layers}.")
+            raise UserError(f"WeightDistance: no parameter or module matches {self.layers}.")
         at_zero = [name for name in named if not initial[name].any()]
         if at_zero:
             more = f" and {len(at_zero) - 1} more start" if len(at_zero) > 1 else " starts"
@@ -74,5 +74,5 @@ class WeightDistance(AbstractProbe):
         self._initial = state_dict["initial"]
 
 
-def _no_start() -> Mistake:
-    return Mistake("WeightDistance needs the weights at the start of training, which this checkpoint lacks.")
+def _no_start() -> UserError:
+    return UserError("WeightDistance needs the weights at the start of training, which this checkpoint lacks.")

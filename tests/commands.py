@@ -11,7 +11,7 @@ from typing import NamedTuple
 import yaml
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lightning_depth.cli"])
+SERVER.set_forkserver_preload(["lightning_depth.cli.lightning_cli"])
 
 
 class Ended(NamedTuple):
@@ -53,7 +53,7 @@ def _main(words, cwd, path, environment):
             os.environ[name] = value
     import torch
 
-    from lightning_depth.entrance import main
+    from lightning_depth.cli.main import main
 
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
@@ -76,7 +76,7 @@ def tiny():
             "accelerator": "cpu",
             "max_epochs": 3,
             "enable_progress_bar": False,
-            "callbacks": [{"class_path": "callbacks.OperatorNorm"}],
+            "callbacks": [{"class_path": "lightning_depth.callbacks.OperatorNorm"}],
             "logger": False,
         },
     }

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_depth.models.base import AbstractFamily
-from lightning_depth.runs.last_checkpoint import LastCheckpoint
+from lightning_depth.training.last_checkpoint import LastCheckpoint
 
 LastCheckpoint.share = math.inf  # saved after every epoch: moments that come for sure
 

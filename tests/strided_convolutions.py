@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_depth.convolutions import Conv2d
-from lightning_depth.expansion import expand
+from lightning_depth.layers.convolutions import Conv2d
+from lightning_depth.layers.expansion import expand
 from lightning_depth.models import Imported, ResNet
 
 

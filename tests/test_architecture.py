@@ -1,64 +1,85 @@
-"""Arrows point one way; `measures` and `figures` need nothing of the rest; the package never imports the shelf."""
+# ruff: noqa: E501
+"""The house: arrows point one way, every room is listed, and the rules can say no."""
 
-import ast
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "lightning_depth").rglob("*.py"))
+PACKAGE = ROOT / "lightning_depth"
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+def lint(folder):
+    """Whether the import rules hold in a checkout, and what the linter says."""
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    return ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def part(path):
-    inside = path.relative_to(ROOT / "lightning_depth")
-    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+def test_arrows_point_one_way():
+    holds, said = lint(ROOT)
+    assert holds, said
 
 
-# What each part may import of the package.
-ALLOWED = {
-    "measures": {"measures"},
-    "data": {"data", "discovery", "mistakes", "seeds"},
-    "convolutions": set(),
-    "models": {"models", "convolutions", "discovery", "expansion", "measures", "mistakes", "optimisers", "seeds"},
-    "expansion": {"convolutions", "mistakes"},
-    "optimisers": {"optimisers", "mistakes", "seeds"},
-    "calls": set(),
-    "undisturbed": set(),
-    "samples": {"mistakes"},
-    "probes": {"calls", "convolutions", "mistakes", "samples", "undisturbed"},
-    "figures": {"figures", "mistakes"},
-    "commands": {"cli", "commands", "entrance", "figures", "mistakes", "models", "probes", "runs"},
-    "runs": {"runs", "early", "figures", "mistakes", "probes", "seeds"},
-}
+# What each file must not import, and as what the linter names it.
+FORBIDDEN = {
+    "measures/spectra.py": ("from lightning_depth import cli", "measures is not allowed to import lightning_depth.cli"),
+    "measures/gram.py": ("from lightning_depth.errors import UserError", "measures is not allowed to import lightning_depth.errors"),
+    "seeds.py": ("import lightning_depth.models.base", "seeds is not allowed to import lightning_depth.models"),
+    "training/progress.py": ("from lightning_depth.callbacks import OperatorNorm", "training is not allowed to import lightning_depth.callbacks"),
+    "data/ising.py": ("def late():\n    from lightning_depth.runs import record", "data is not allowed to import lightning_depth.runs"),
+    "models/mlp.py": ("from lightning_depth.probes.calls import trace", "models is not allowed to import lightning_depth.probes"),
+    "figures/page.py": ("import torch", "figures is not allowed to import torch"),
+}  # fmt: skip
+UNLISTED = {"a room": "attic/__init__.py", "a loose file": "utils.py"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_arrows_point_one_way(path):
-    inner = {name.split(".")[1] for name in imports(path) if name.startswith("lightning_depth.")}
-    if part(path) in ALLOWED:
-        assert inner <= ALLOWED[part(path)]
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "lightning_depth", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_command_line_knows_the_shelf(path):
-    assert path.name == "cli.py" or not any(name.split(".")[0] == "callbacks" for name in imports(path))
+def test_every_arrow_up_is_an_error(copy):
+    for path, (line, _) in FORBIDDEN.items():
+        with (copy / "lightning_depth" / path).open("a") as file:
+            file.write(f"\n\n{line}\n")
+    holds, said = lint(copy)
+    assert not holds
+    assert [path for path, (_, named) in FORBIDDEN.items() if f"lightning_depth.{named}" not in said] == [], said
 
 
-def test_measures_need_torch_alone():
-    allowed = {"torch", "torchmetrics", "jaxtyping", "lightning_depth"}
-    standard = {"abc", "math", "collections", "contextlib", "dataclasses", "typing", "itertools"}
-    for path in (ROOT / "lightning_depth" / "measures").glob("*.py"):
-        assert {name.split(".")[0] for name in imports(path)} <= allowed | standard, path
+@pytest.mark.parametrize("name", UNLISTED)
+def test_what_is_not_listed_is_an_error(name, copy):
+    file = copy / "lightning_depth" / UNLISTED[name]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('"""Old things."""\n')
+    holds, said = lint(copy)
+    assert not holds
+    assert f"lightning_depth.{UNLISTED[name].split('/')[0].removesuffix('.py')}" in said, said
 
 
-def test_figures_never_train():
-    for path in (ROOT / "lightning_depth" / "figures").glob("*.py"):
-        assert not {"torch", "lightning"} & {name.split(".")[0] for name in imports(path)}, path
+def test_no_file_is_too_long_and_few_lie_loose():
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count > 400} == {}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {
+        "__init__.py", "errors.py", "plugins.py", "results.py", "seeds.py",
+    }  # fmt: skip
+
+
+def test_the_shelf_is_no_top_level_module():
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, lightning_depth.callbacks; sys.exit('callbacks' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr

@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from lightning_depth import data as data_sets
-from lightning_depth.data.published import AbstractPublishedImages
+from lightning_depth.data.base.published import AbstractPublishedImages
 from tests.commands import command
 
 ROOT = Path(__file__).parent.parent

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from callbacks import JacobianNorm, OperatorNorm, WeightDistance
-from lightning_depth.convolutions import Conv2d, SubsampleFirst, unguarded
+from lightning_depth.callbacks import JacobianNorm, OperatorNorm, WeightDistance
 from lightning_depth.data import EmbeddedDigits
-from lightning_depth.expansion import collapse, expand
+from lightning_depth.layers.convolutions import Conv2d, SubsampleFirst, unguarded
+from lightning_depth.layers.expansion import collapse, expand
 from lightning_depth.measures.operators import dense_matrix, layer_operator
 from lightning_depth.models import Imported, ResNet
 from lightning_depth.models.base import AbstractFamily
@@ -49,7 +49,7 @@ def test_the_bare_layer_fails_where_torch_has_not_mended_it():
     if not any(fuzzed(instructions, "bare") for instructions in ("AVX2", "DEFAULT")):
         warnings.warn(
             f"torch {torch.__version__} computes strided 1 x 1 convolutions right on this processor: "
-            "lightning_depth.convolutions may have outlived its purpose.",
+            "lightning_depth.layers.convolutions may have outlived its purpose.",
             stacklevel=1,
         )
 

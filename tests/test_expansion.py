@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_depth.expansion import ExpandedLayer, collapse, expand, in_sequence
+from lightning_depth.errors import UserError
+from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand, in_sequence
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import layer_operator
-from lightning_depth.mistakes import Mistake
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5), (7,)),
@@ -255,8 +255,8 @@ def tied():
         (expand(nn.Linear(3, 3), 2), {"factor": 2}, "expanded already"),
     ],
 )
-def test_mistakes_are_named(net, options, said):
-    with pytest.raises(Mistake, match=said):
+def test_user_errors_are_named(net, options, said):
+    with pytest.raises(UserError, match=said):
         expand(net, **options)
 
 

@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from lightning_depth.data.tensors import AbstractTensorData
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.tensors import AbstractTensorData
+from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.optimisers import CMAES, RandomSearch
 
@@ -196,8 +196,8 @@ def test_only_trained_parameters_are_optimised(tmp_path):
         (lambda p: RandomSearch(p).step(), "closure"),
     ],
 )
-def test_mistakes_are_named(make, said):
-    with pytest.raises(Mistake, match=said):
+def test_user_errors_are_named(make, said):
+    with pytest.raises(UserError, match=said):
         make([torch.zeros(3)])
 
 

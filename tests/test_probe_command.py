@@ -11,8 +11,8 @@ import pytest
 import torch
 import torchvision
 
-from lightning_depth.commands.probe import _own, translated
-from lightning_depth.entrance import main
+from lightning_depth.cli.main import main
+from lightning_depth.cli.probe import _own, translated
 from tests.commands import command, tiny, written
 
 MAIN = Path(__file__).parent.parent / "main.py"
@@ -159,7 +159,7 @@ MISTAKES = {
     f"{RESNET} --probe Spectrum": "The probes need data to show the network: give --data",
     f"{LAST} --model ResNet --model.depth 10 --model.width 3 {DATA}": "last.ckpt does not hold the weights of",
     f"{LAST} --probe Spectrun": "Unknown class Spectrun for trainer.callbacks. Did you mean Spectrum?",
-    f"{LAST} --probe callbacks.Spectrun": "Unknown class callbacks.Spectrun for trainer.callbacks. Did you mean",
+    f"{LAST} --probe lightning_depth.callbacks.Spectrun": "Unknown class lightning_depth.callbacks.Spectrun for",
     f"{LAST} --probe Spectrum --probe.off gram": "Unknown key off. Did you mean of?",
     f"{LAST} --probe Spectrum --probe.of grams": "expected 'weights' or 'gram', not 'grams'",
     f"{LAST} --probe Spectrum --probe.layers=[none]": "no module with a weight matrix or kernel matches ['none']",
@@ -178,7 +178,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES)
-def test_mistakes(folder, words, monkeypatch, capsys):
+def test_user_errors(folder, words, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     before = set(folder.rglob("*"))
@@ -196,7 +196,7 @@ def test_help_needs_no_torch(tmp_path):
     assert ended.returncode == 0
     assert "--probe CLASS" in ended.stdout
     imported = {line.rsplit("|")[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
-    assert "lightning_depth.entrance" in imported  # the list is what it seems
+    assert "lightning_depth.cli.main" in imported  # the list is what it seems
     assert not {"torch", "lightning", "numpy", "matplotlib"} & imported
 
 

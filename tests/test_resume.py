@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from lightning_depth.data import KLocal
 from lightning_depth.models import MLP
-from lightning_depth.runs.last_checkpoint import LastCheckpoint
+from lightning_depth.training.last_checkpoint import LastCheckpoint
 from tests.commands import command, tiny, written
 
 
@@ -35,8 +35,8 @@ def probed(family="ResNet"):
     config["model"]["init_args"] |= {"optimizer": optimizer, "lr_scheduler": scheduler}
     config["data"]["init_args"] |= {"augment": "crop_flip", "samples_per_class": samples, "batch_size": batch}
     config["trainer"]["callbacks"] = [
-        {"class_path": "callbacks.OperatorNorm"},
-        {"class_path": "callbacks.RepresentationCollapse", "init_args": {"train_samples": 30}},
+        {"class_path": "lightning_depth.callbacks.OperatorNorm"},
+        {"class_path": "lightning_depth.callbacks.RepresentationCollapse", "init_args": {"train_samples": 30}},
         {"class_path": "tests.sabotage.KillAt"},
     ]
     return config

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 
-from lightning_depth.commands.tune import override, whole_key
+from lightning_depth.cli.tune import override, whole_key
+from lightning_depth.errors import UserError
 from lightning_depth.figures.tuning import Trial, best_of, draw_tuning
-from lightning_depth.mistakes import Mistake
-from lightning_depth.runs.tuning import Search, Trials, scored, suggestion
+from lightning_depth.studies.search import Search, Trials, scored, suggestion
 from tests.commands import command, written
 
 RANGE = ["--tune.low", "1e-3", "--tune.high", "1"]
@@ -40,7 +40,10 @@ def config():
         "trainer": {
             "accelerator": "cpu",
             "max_epochs": 1,
-            "callbacks": [{"class_path": "callbacks.OperatorNorm"}, {"class_path": "tests.test_tune.KillSearch"}],
+            "callbacks": [
+                {"class_path": "lightning_depth.callbacks.OperatorNorm"},
+                {"class_path": "tests.test_tune.KillSearch"},
+            ],
         },
     }
 
@@ -130,7 +133,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES)
-def test_mistakes(words, tmp_path):
+def test_user_errors(words, tmp_path):
     written(config(), tmp_path)
     ended = command("tune", "--config", "tiny.yaml", *words.split(), cwd=tmp_path)
     assert ended.status == 2, ended.err
@@ -164,13 +167,13 @@ def test_keys_with_and_without_init_args():
     tree = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.1}}}}, "seed_everything": 0}
     full = "model.init_args.optimizer.init_args.lr"
     assert whole_key("model.optimizer.lr", tree) == whole_key(full, tree) == full
-    with pytest.raises(Mistake, match="no such number"):
+    with pytest.raises(UserError, match="no such number"):
         whole_key("seed_everything", tree)
     assert override("a.b", 2.0) == {"a": {"b": 2.0}}
 
 
 def test_the_picture_needs_the_table_alone(tmp_path):
-    with pytest.raises(Mistake, match="it has no trials"):
+    with pytest.raises(UserError, match="it has no trials"):
         draw_tuning(tmp_path)
     trials = Trials(tmp_path / "trials.csv")
     for trial, (value, result) in enumerate([(1.0, None), (0.01, 3.0), (0.1, 0.02)]):

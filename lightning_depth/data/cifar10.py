@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import torchvision
 
-from lightning_depth.data.published import AbstractPublishedImages
-from lightning_depth.data.sources import Arrays, Split
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.published import AbstractPublishedImages
+from lightning_depth.data.base.sources import Arrays, Split
+from lightning_depth.errors import UserError
 
 HOME = torchvision.datasets.CIFAR10.base_folder
 
@@ -36,7 +36,7 @@ class CIFAR10(AbstractPublishedImages):
             path = self.root / HOME / name
             content = path.read_bytes()
             if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-                raise Mistake(
+                raise UserError(
                     f"{path} is not the published file (its MD5 sum is not {md5}): corrupt or truncated.\n"
                     f"Replace it, or remove the folder {path.parent} to use another source."
                 )

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torchvision
 
-from lightning_depth.data.pickles import read_pickle
-from lightning_depth.data.published import AbstractPublishedImages
-from lightning_depth.data.sources import Arrays, Split
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.pickles import read_pickle
+from lightning_depth.data.base.published import AbstractPublishedImages
+from lightning_depth.data.base.sources import Arrays, Split
+from lightning_depth.errors import UserError
 
 HOME = torchvision.datasets.CIFAR100.base_folder
 SUPERCLASSES = MappingProxyType(
@@ -72,7 +72,7 @@ class CIFAR100(AbstractPublishedImages):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if found != md5:
-            raise Mistake(
+            raise UserError(
                 f"{path} is not the published file (its MD5 sum is not {md5}): corrupt or truncated.\n"
                 f"Replace it, or remove the folder {path.parent} to use another source."
             )

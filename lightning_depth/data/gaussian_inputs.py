@@ -7,9 +7,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from lightning_depth.data.memory import Stage
-from lightning_depth.data.tensors import AbstractTensorData, normal
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.tensors import AbstractTensorData, normal
+from lightning_depth.errors import UserError
 
 
 @final
@@ -30,7 +30,7 @@ class GaussianInputs(AbstractTensorData):
         seed: of all samples. None: that of the run.
 
     Raises:
-        Mistake: a size is below 1, or `outputs` are given with targets that are the inputs.
+        UserError: a size is below 1, or `outputs` are given with targets that are the inputs.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class GaussianInputs(AbstractTensorData):
     ) -> None:
         super().__init__(train_samples, test_samples, batch_size, eval_batch_size, seed)
         if not shape or min(shape) < 1 or (outputs is not None and outputs < 1):
-            raise Mistake(f"shape={list(shape)}, outputs={outputs}: every size must be at least 1.")
+            raise UserError(f"shape={list(shape)}, outputs={outputs}: every size must be at least 1.")
         if targets == "inputs" and outputs is not None:
-            raise Mistake(f"outputs={outputs}: an input that is its own target says how many there are. Leave it out.")
+            raise UserError(
+                f"outputs={outputs}: an input that is its own target says how many there are. Leave it out."
+            )
         self.shape, self.targets = tuple(shape), targets
         self.outputs = math.prod(shape) if outputs is None else outputs
 

@@ -2,9 +2,9 @@
 
 from typing import final
 
-from lightning_depth.data.images import AbstractImageData
-from lightning_depth.data.sources import ImageFiles, Source, Split, class_folders, image_files
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.images import AbstractImageData
+from lightning_depth.data.base.sources import ImageFiles, Source, Split, class_folders, image_files
+from lightning_depth.errors import UserError
 
 
 @final
@@ -18,9 +18,11 @@ class ImageFolder(AbstractImageData):
     def find(self) -> Source:
         """The folder itself."""
         if not (self.root / "train").is_dir() or not class_folders(self.root / "train"):
-            raise Mistake(f"There are no images in {self.root}/train/<class>/*.png|jpg|jpeg: set root to their folder.")
+            raise UserError(
+                f"There are no images in {self.root}/train/<class>/*.png|jpg|jpeg: set root to their folder."
+            )
         if not (self.root / "test").is_dir() and self.val_fraction == 0:
-            raise Mistake(
+            raise UserError(
                 f"There is no folder {self.root}/test to validate on.\n"
                 "Add it, or set val_fraction (0.1, say) to hold out a part of the training split."
             )
@@ -29,9 +31,9 @@ class ImageFolder(AbstractImageData):
     def read(self, split: Split) -> ImageFiles:
         """The files of a split."""
         if not (self.root / split).is_dir():
-            raise Mistake(f"There is no folder {self.root}/{split} to test on.")
+            raise UserError(f"There is no folder {self.root}/{split} to test on.")
         names = class_folders(self.root / "train")
         unknown = sorted(set(class_folders(self.root / split)) - set(names))
         if unknown:
-            raise Mistake(f"{self.root / split / unknown[0]} has no counterpart in {self.root}/train.")
+            raise UserError(f"{self.root / split / unknown[0]} has no counterpart in {self.root}/train.")
         return image_files(self.root / split, names, self.in_channels if split == "test" else None)

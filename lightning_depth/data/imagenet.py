@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, final
 
+from lightning_depth.data.base.imagenet_classes import SORTED_NAMES, by_name
+from lightning_depth.data.base.images import AbstractImageData, class_number
+from lightning_depth.data.base.published import stand_in
+from lightning_depth.data.base.sources import AbstractImages, Source, Split, class_folders, image_files
 from lightning_depth.data.embedded_digits import embedded_digits
-from lightning_depth.data.imagenet_classes import SORTED_NAMES, by_name
-from lightning_depth.data.images import AbstractImageData, class_number
-from lightning_depth.data.published import stand_in
-from lightning_depth.data.sources import AbstractImages, Source, Split, class_folders, image_files
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 TITLE = "ImageNet"
 CONSTANTS = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -39,7 +39,7 @@ class ImageNet(AbstractImageData):
         kwargs: the arguments of `AbstractImageData`.
 
     Raises:
-        Mistake: a number is out of its range.
+        UserError: a number is out of its range.
     """
 
     names = tuple(SORTED_NAMES.values())
@@ -56,7 +56,7 @@ class ImageNet(AbstractImageData):
     ) -> None:
         super().__init__(root=root, classes=by_name(classes), image_size=image_size, **kwargs)
         if not 0 < centre <= 1:
-            raise Mistake(f"centre={centre}: it must be above 0 and at most 1.")
+            raise UserError(f"centre={centre}: it must be above 0 and at most 1.")
         self.centre, self.max_bytes, self.fallback = centre, max_bytes, fallback
 
     def find(self) -> Source:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
+from lightning_depth.data.base.imagenet_classes import DEVKIT_NAMES, by_name
+from lightning_depth.data.base.images import AbstractImageData, class_number
+from lightning_depth.data.base.pickles import read_pickle
+from lightning_depth.data.base.published import stand_in
+from lightning_depth.data.base.sources import AbstractImages, Arrays, Source, Split
 from lightning_depth.data.embedded_digits import embedded_digits
-from lightning_depth.data.imagenet_classes import DEVKIT_NAMES, by_name
-from lightning_depth.data.images import AbstractImageData, class_number
-from lightning_depth.data.pickles import read_pickle
-from lightning_depth.data.published import stand_in
-from lightning_depth.data.sources import AbstractImages, Arrays, Source, Split
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 TITLE = "ImageNet32"
 BATCHES = {"train": tuple(f"train_data_batch_{i}" for i in range(1, 11)), "test": ("val_data",)}
@@ -69,7 +69,7 @@ class ImageNet32(AbstractImageData):
             if not missing:
                 return Source(TITLE, "batch files", str(home), note="npz" if suffix else "")
             if len(missing) < len(files):
-                raise Mistake(f"{TITLE} is incomplete: {missing[0]} is missing.\nPut the file there.")
+                raise UserError(f"{TITLE} is incomplete: {missing[0]} is missing.\nPut the file there.")
         absent = f"is not in {home}, and only image-net.org has it"
         remedy = f"Put {BATCHES['train'][0]} to {BATCHES['train'][-1]} and val_data there, as pickles or as .npz files."
         return stand_in(self.fallback, TITLE, absent, remedy)
@@ -96,23 +96,23 @@ def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "N 3072"], Int64[np.ndarra
     """Pixels, red then green then blue, and class numbers from 0, of one batch file: a pickle, or `.npz`.
 
     Raises:
-        Mistake: the file is corrupt, does not have the format, or asks for more than arrays; it names the file.
+        UserError: the file is corrupt, does not have the format, or asks for more than arrays; it names the file.
     """
     batch = read_npz(path) if path.suffix == ".npz" else read_pickle(path)
     absent = {"data", "labels"} - batch.keys()
     if absent:
-        raise Mistake(f"{path} is no batch of {TITLE}: it has no {min(absent)!r}.")
+        raise UserError(f"{path} is no batch of {TITLE}: it has no {min(absent)!r}.")
     data = batch["data"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
-        raise Mistake(f"{path} is no batch of {TITLE}: its data are {found}, not uint8 (N, 3072).")
+        raise UserError(f"{path} is no batch of {TITLE}: its data are {found}, not uint8 (N, 3072).")
     listed = batch["labels"]
     plain = isinstance(listed, np.ndarray) or (isinstance(listed, list) and all(type(label) is int for label in listed))
     labels = np.asarray(listed) if plain else np.empty(0, object)
     if labels.dtype.kind not in "iu" or labels.shape != data.shape[:1]:
-        raise Mistake(f"{path} is no batch of {TITLE}: its labels are not {len(data)} whole numbers, one an image.")
+        raise UserError(f"{path} is no batch of {TITLE}: its labels are not {len(data)} whole numbers, one an image.")
     if len(labels) and not 1 <= labels.min() <= labels.max() <= len(DEVKIT_NAMES):
-        raise Mistake(
+        raise UserError(
             f"{path} has labels from {labels.min()} to {labels.max()}; {TITLE} has them from 1 to {len(DEVKIT_NAMES)}."
         )
     return data, labels.astype(np.int64) - 1
@@ -122,7 +122,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     """The arrays `data` and `labels` of an `.npz` file, of which objects are refused.
 
     Raises:
-        Mistake: the file is corrupt or truncated, or holds pickled objects; it names the file.
+        UserError: the file is corrupt or truncated, or holds pickled objects; it names the file.
     """
     try:
         # A file that is no zip archive would be read as a lone array or refused as a pickle.
@@ -131,4 +131,4 @@ def read_npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in ("data", "labels") if name in arrays.files}
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise Mistake(f"{path} cannot be read as arrays: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be read as arrays: {' '.join(str(error).split())}") from None

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lightning_depth.data.memory import Stage
-from lightning_depth.data.tensors import ROWS, AbstractTensorData
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.tensors import ROWS, AbstractTensorData
+from lightning_depth.errors import UserError
 
 
 def sample_ising(betas: Float[Tensor, " n"], sites: int, stream: torch.Generator) -> Float[Tensor, "n sites"]:
@@ -20,7 +20,7 @@ def sample_ising(betas: Float[Tensor, " n"], sites: int, stream: torch.Generator
     independently, again until their product is +1 as on any ring (at most twice on average), and multiplied up.
 
     Raises:
-        Mistake: the number of sites is odd or not positive.
+        UserError: the number of sites is odd or not positive.
     """
     _check_even(sites)
     # P(s s' = +1) = e^{-beta} / (2 cosh beta)
@@ -53,7 +53,7 @@ def energy_log_probabilities(
     Of the d bonds an even number 2 j are -1, so H = d - 4 j, in 2 (d choose 2 j) configurations.
 
     Raises:
-        Mistake: the number of sites is odd or not positive.
+        UserError: the number of sites is odd or not positive.
 
     >>> energies, logs = energy_log_probabilities(4, [0.0])
     >>> energies.tolist(), [round(p, 3) for p in logs.exp()[0].tolist()]
@@ -75,7 +75,7 @@ def bayes_error(sites: int, betas: Sequence[float]) -> float:
     The energy says all that there is to know (mori2020 Appendix C), so 1 - (1/K) sum_H max_k P_k(H), exactly.
 
     Raises:
-        Mistake: the number of sites is odd or not positive.
+        UserError: the number of sites is odd or not positive.
 
     >>> round(bayes_error(10, [0.2, 0.2]), 4), round(bayes_error(500, [0.1, 0.3]), 4)
     (0.5, 0.0141)
@@ -90,7 +90,7 @@ def bayes_labels(spins: Float[Tensor, "n sites"], betas: Sequence[float]) -> Int
     """The most likely of equally likely betas for each configuration, by its energy: `bayes_error` is its error.
 
     Raises:
-        Mistake: the number of sites is odd or not positive.
+        UserError: the number of sites is odd or not positive.
     """
     sites = spins.shape[1]
     chances = energy_log_probabilities(sites, betas)[1]
@@ -112,8 +112,8 @@ class Ising(AbstractTensorData):
         tensors: the arguments of `AbstractTensorData`. The paper has batches of 50 and 100,000 test samples.
 
     Raises:
-        Mistake: the ring is odd (it could not satisfy all its bonds, and the two signs of H would differ), or there are
-            fewer than two betas.
+        UserError: the ring is odd (it could not satisfy all its bonds, and the two signs of H would differ), or there
+            are fewer than two betas.
     """
 
     def __init__(self, sites: int = 500, betas: list[float] | None = None, **tensors: Any) -> None:
@@ -121,7 +121,7 @@ class Ising(AbstractTensorData):
         _check_even(sites)
         self.sites, self.betas = sites, [0.1, 0.3] if betas is None else betas
         if len(set(self.betas)) < 2:
-            raise Mistake(f"betas={betas}: give at least two different inverse temperatures to be told apart.")
+            raise UserError(f"betas={betas}: give at least two different inverse temperatures to be told apart.")
 
     @property
     def num_classes(self) -> int:
@@ -142,7 +142,7 @@ class Ising(AbstractTensorData):
 
 def _check_even(sites: int) -> None:
     if sites < 2 or sites % 2:
-        raise Mistake(
+        raise UserError(
             f"sites={sites}: the ring must have an even number of spins, 2 or more.\n"
             "On an odd ring not all neighbours can differ, and the sign of the Hamiltonian matters."
         )

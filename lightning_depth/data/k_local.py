@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_depth.data.memory import Stage
-from lightning_depth.data.tensors import ROWS, AbstractTensorData, normal
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.tensors import ROWS, AbstractTensorData, normal
+from lightning_depth.errors import UserError
 
 
 def k_local_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[Tensor, " n"]:
@@ -67,7 +67,7 @@ class AbstractRelevantFeature(AbstractTensorData):
         tensors: the arguments of `AbstractTensorData`. The paper has batches of 50 and 100,000 test samples.
 
     Raises:
-        Mistake: k is below 1 or above d, or the indices are not k different ones below d.
+        UserError: k is below 1 or above d, or the indices are not k different ones below d.
     """
 
     classes = 2
@@ -82,11 +82,13 @@ class AbstractRelevantFeature(AbstractTensorData):
     ) -> None:
         super().__init__(**tensors)
         if not 1 <= k <= dimension:
-            raise Mistake(f"k={k}, dimension={dimension}: a product needs from 1 to {dimension} different components.")
+            raise UserError(
+                f"k={k}, dimension={dimension}: a product needs from 1 to {dimension} different components."
+            )
         if indices is not None and (len(set(indices)) != k or len(indices) != k):
-            raise Mistake(f"indices={indices}: there must be k={k} different ones.")
+            raise UserError(f"indices={indices}: there must be k={k} different ones.")
         if indices is not None and not 0 <= min(indices) <= max(indices) < dimension:
-            raise Mistake(f"indices={indices}: they count from 0 to dimension - 1 = {dimension - 1}.")
+            raise UserError(f"indices={indices}: they count from 0 to dimension - 1 = {dimension - 1}.")
         self.dimension, self.k, self.given, self.targets = dimension, k, indices, targets
 
     @abstractmethod

@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_depth.data.memory import Stage
-from lightning_depth.data.tensors import AbstractTensorData, normal
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.tensors import AbstractTensorData, normal
+from lightning_depth.errors import UserError
 
 
 def low_rank_map(outputs: int, inputs: int, rank: int, stream: torch.Generator) -> Float[Tensor, "outputs inputs"]:
@@ -51,7 +51,7 @@ class LowRankLeastSquares(AbstractTensorData):
         seed: of W* and all samples. None: that of the run.
 
     Raises:
-        Mistake: a dimension is below 1, or the rank is not possible.
+        UserError: a dimension is below 1, or the rank is not possible.
 
     Warns: q >= n, where the least-squares solution is unique (and is W*), whatever the depth.
     """
@@ -69,9 +69,9 @@ class LowRankLeastSquares(AbstractTensorData):
     ) -> None:
         super().__init__(train_samples, test_samples, batch_size, eval_batch_size, seed)
         if min(input_dim, output_dim) < 1:
-            raise Mistake(f"input_dim={input_dim}, output_dim={output_dim}: both must be at least 1.")
+            raise UserError(f"input_dim={input_dim}, output_dim={output_dim}: both must be at least 1.")
         if not 1 <= task_rank <= min(input_dim, output_dim):
-            raise Mistake(
+            raise UserError(
                 f"task_rank={task_rank}: a {output_dim} x {input_dim} map has rank 1 to {min(input_dim, output_dim)}."
             )
         if train_samples >= input_dim:

@@ -11,9 +11,9 @@ import torchvision
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lightning_depth.data.published import AbstractPublishedImages
-from lightning_depth.data.sources import Arrays, Split
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.published import AbstractPublishedImages
+from lightning_depth.data.base.sources import Arrays, Split
+from lightning_depth.errors import UserError
 
 
 class AbstractIdxImages(AbstractPublishedImages, ABC):
@@ -26,9 +26,9 @@ class AbstractIdxImages(AbstractPublishedImages, ABC):
         images_file, labels_file = (self.root / file for file in self.files[2 * (split == "test") :][:2])
         images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
         if len(images) != len(labels):
-            raise Mistake(f"{labels_file} has {len(labels)} labels for {len(images)} images.")
+            raise UserError(f"{labels_file} has {len(labels)} labels for {len(images)} images.")
         if (labels >= len(self.names)).any():
-            raise Mistake(f"{labels_file} is corrupt: it has a label above {len(self.names) - 1}.")
+            raise UserError(f"{labels_file} is corrupt: it has a label above {len(self.names) - 1}.")
         return Arrays(labels.long(), list(self.names), self.published_normalisation, images[..., None])
 
 
@@ -57,13 +57,13 @@ def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "..."]:
     """A file of bytes in the idx format: 0, 0, 8, the number of dimensions, the sizes as big-endian uint32, the bytes.
 
     Raises:
-        Mistake: the header or the length is wrong; it names the file.
+        UserError: the header or the length is wrong; it names the file.
     """
     content = path.read_bytes()
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise Mistake(f"{path} is corrupt: it does not begin like an idx file of bytes in {dimensions} dimensions.")
+        raise UserError(f"{path} is corrupt: it does not begin like an idx file of bytes in {dimensions} dimensions.")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) != header + math.prod(shape):
-        raise Mistake(f"{path} is corrupt: {len(content)} bytes instead of {header + math.prod(shape)}.")
+        raise UserError(f"{path} is corrupt: {len(content)} bytes instead of {header + math.prod(shape)}.")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)

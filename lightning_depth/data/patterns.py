@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_depth.data.images import AbstractImageData
-from lightning_depth.data.memory import Stage
+from lightning_depth.data.base.images import AbstractImageData
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.sources import Source
+from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.data.single_example import SingleExample, others
-from lightning_depth.data.sources import Source
-from lightning_depth.data.tensors import AbstractTensorData
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 Generated = Literal[
     "constant", "horizontal_stripes", "vertical_stripes", "checkerboard", "gradient", "square", "disc", "noise"
@@ -47,11 +47,11 @@ def patterns(kind: Generated, shape: Sequence[int], stream: torch.Generator) -> 
     The channels of a picture are equal, but for noise. zhang2019 shows such patterns and does not define them.
 
     Raises:
-        Mistake: a size is below 1, or height or width below 2.
+        UserError: a size is below 1, or height or width below 2.
     """
     n, channels, height, width = shape
     if min(n, channels) < 1 or min(height, width) < 2:
-        raise Mistake(f"shape={list(shape)}: patterns need at least 1 picture, 1 channel and 2 x 2 pixels.")
+        raise UserError(f"shape={list(shape)}: patterns need at least 1 picture, 1 channel and 2 x 2 pixels.")
     if kind == "noise":
         return torch.rand(n, channels, height, width, generator=stream)
     # Five uniform numbers a picture, whatever the size: the same picture at another resolution is nearly the same.
@@ -131,7 +131,7 @@ class Patterns(AbstractTensorData):
         seed: of all draws. None: that of the run.
 
     Raises:
-        Mistake: a kind is not there, or the foreign images have other channels.
+        UserError: a kind is not there, or the foreign images have other channels.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Patterns(AbstractTensorData):
         if kinds is None:
             kinds = [kind for kind in get_args(Kind) if kind != "foreign" or foreign is not None]
         if not kinds or per_kind < 1:
-            raise Mistake(f"kinds={kinds}, per_kind={per_kind}: there must be at least one picture.")
+            raise UserError(f"kinds={kinds}, per_kind={per_kind}: there must be at least one picture.")
         if "foreign" in kinds and foreign is None:
-            raise Mistake("The kind `foreign` needs the argument `foreign`: a data set, such as Fashion-MNIST.")
+            raise UserError("The kind `foreign` needs the argument `foreign`: a data set, such as Fashion-MNIST.")
         if test_size is not None and test_size < 2:
-            raise Mistake(f"test_size={test_size}: it must be at least 2.")
+            raise UserError(f"test_size={test_size}: it must be at least 2.")
         super().__init__(example.train_samples, per_kind * len(kinds), example.batch_size, eval_batch_size, seed)
         self.example, self.foreign, self.kinds = example, foreign, kinds
         self.per_kind, self.test_size = per_kind, test_size
@@ -209,7 +209,7 @@ class Patterns(AbstractTensorData):
         height, width = like.shape[2:]
         found = others(data, len(like), stream, height if height == width else None)
         if found.shape[1:] != like.shape[1:]:
-            raise Mistake(
+            raise UserError(
                 f"Images of {data.source.name} are {tuple(found.shape[1:])}, "
                 f"the training example is {tuple(like.shape[1:])}.\n"
                 "rgb (three channels from one) or image_size may help."

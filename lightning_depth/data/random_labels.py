@@ -4,9 +4,9 @@ from typing import final
 
 import torch
 
-from lightning_depth.data.memory import AbstractMemoryData, Loaded, Stage
-from lightning_depth.data.wrapped import AbstractWrapped
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.wrapped import AbstractWrapped
+from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator, run_seed
 
 
@@ -24,13 +24,13 @@ class RandomLabels(AbstractWrapped):
         seed: of the labels. None: that of `data`, or of the run.
 
     Raises:
-        Mistake: the fraction is not in [0, 1], or the targets are numbers.
+        UserError: the fraction is not in [0, 1], or the targets are numbers.
     """
 
     def __init__(self, data: AbstractMemoryData, fraction: float = 1.0, seed: int | None = None) -> None:
         super().__init__(data, seed)
         if not 0 <= fraction <= 1:
-            raise Mistake(f"fraction={fraction}: it must be from 0 to 1.")
+            raise UserError(f"fraction={fraction}: it must be from 0 to 1.")
         self.fraction = fraction
         self._train: Loaded | None = None
 
@@ -53,7 +53,7 @@ class RandomLabels(AbstractWrapped):
             inputs, labels = self.data.split("train")
             classes = self.data.num_classes
             if classes is None:
-                raise Mistake(
+                raise UserError(
                     f"The targets of {type(self.data).__name__} are numbers: there are no labels to randomise."
                 )
             stream = generator(run_seed(self.change_seed), "random labels")

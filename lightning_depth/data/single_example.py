@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lightning_depth.data.images import AbstractImageData, class_number
-from lightning_depth.data.memory import Stage
-from lightning_depth.data.sources import AbstractImages, Source
-from lightning_depth.data.tensors import AbstractTensorData
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.images import AbstractImageData, class_number
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.sources import AbstractImages, Source
+from lightning_depth.data.base.tensors import AbstractTensorData
+from lightning_depth.errors import UserError
 
 
 def pictures(
@@ -43,7 +43,7 @@ class SingleExample(AbstractTensorData):
         seed: of the choice of test images. None: that of the run.
 
     Raises:
-        Mistake: there is no such class or image, one is named twice, or `images` is given options that would have no
+        UserError: there is no such class or image, one is named twice, or `images` is given options that would have no
             effect.
     """
 
@@ -60,9 +60,9 @@ class SingleExample(AbstractTensorData):
         self.labels: list[str | int] = [7] if labels is None else labels
         self.indices = [0] if indices is None else indices
         if not self.labels or not self.indices:
-            raise Mistake("labels and indices must name at least one training example.")
+            raise UserError("labels and indices must name at least one training example.")
         if len(set(self.indices)) < len(self.indices) or min(self.indices) < 0:
-            raise Mistake(f"indices={self.indices}: they must be different, and count from 0.")
+            raise UserError(f"indices={self.indices}: they must be different, and count from 0.")
         super().__init__(len(self.labels) * len(self.indices), test_samples, batch_size, eval_batch_size, seed)
         self.images = images
         vain = {
@@ -73,7 +73,7 @@ class SingleExample(AbstractTensorData):
         }
         if any(vain.values()):
             said = ", ".join(name for name, given in vain.items() if given)
-            raise Mistake(f"{said} of `images` would have no effect in {type(self).__name__}: leave it out.")
+            raise UserError(f"{said} of `images` would have no effect in {type(self).__name__}: leave it out.")
 
     def find(self) -> Source:
         """Where the images come from."""
@@ -102,7 +102,7 @@ class SingleExample(AbstractTensorData):
         for number in _numbers(self.labels, images):
             members = (images.labels == number).nonzero().flatten()
             if max(self.indices) >= len(members):
-                raise Mistake(
+                raise UserError(
                     f"There is no image {max(self.indices)} of class {images.class_names[number]!r}: "
                     f"its {len(members)} training images count from 0."
                 )
@@ -122,7 +122,7 @@ def others(
     if data.classes is not None:
         members = torch.isin(images.labels, torch.tensor(_numbers(data.classes, images))).nonzero().flatten()
     if len(members) == 0:
-        raise Mistake(f"There are no test images in {data.source.path}.")
+        raise UserError(f"There are no test images in {data.source.path}.")
     chosen = members[torch.randperm(len(members), generator=stream)[:samples]]
     return pictures(images, chosen, size or data.image_size, data.rgb)
 
@@ -132,5 +132,5 @@ def _numbers(asked: Sequence[str | int], images: AbstractImages) -> list[int]:
     numbers = [class_number(one, images.class_names) for one in asked]
     for number in numbers:
         if numbers.count(number) > 1:
-            raise Mistake(f"Class {images.class_names[number]!r} is named more than once.")
+            raise UserError(f"Class {images.class_names[number]!r} is named more than once.")
     return numbers

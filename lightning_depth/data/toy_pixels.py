@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_depth.data.memory import Stage
-from lightning_depth.data.tensors import AbstractTensorData
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.memory import Stage
+from lightning_depth.data.base.tensors import AbstractTensorData
+from lightning_depth.errors import UserError
 
 RED, BLUE = 0, 2  # channels
 
@@ -62,7 +62,7 @@ class ToyPixels(AbstractTensorData):
         seed: of all places. None: that of the run.
 
     Raises:
-        Mistake: an argument is out of its range, more than one image of a colour in one corner, or more than places.
+        UserError: an argument is out of its range, more than one image of a colour in one corner, or more than places.
     """
 
     classes = 2
@@ -80,11 +80,11 @@ class ToyPixels(AbstractTensorData):
     ) -> None:
         super().__init__(2 * samples_per_class, test_samples, batch_size, eval_batch_size, seed)
         if size < 2 or size % 2:
-            raise Mistake(f"size={size}: it must be even, and at least 2.")
+            raise UserError(f"size={size}: it must be even, and at least 2.")
         places = 1 if positions == "corner" else (size // 2) ** 2
         if samples_per_class > places:
             advice = "\nGive positions=quadrant." if positions == "corner" else ""
-            raise Mistake(f"samples_per_class={samples_per_class}, but there are {places} places.{advice}")
+            raise UserError(f"samples_per_class={samples_per_class}, but there are {places} places.{advice}")
         self.positions, self.targets, self.size = positions, targets, size
 
     def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:

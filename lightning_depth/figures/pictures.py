@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from lightning_depth.errors import UserError
 from lightning_depth.figures.clustering import clustered_order
 from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, fit, inches_of
 from lightning_depth.figures.scale import LOG_FROM, draw_log_ticks
 from lightning_depth.figures.style import DPI, FAINT, GAP, MARGIN, QUIET, STYLE, WIDTH
 from lightning_depth.figures.wording import ellipsis, short_names
-from lightning_depth.mistakes import Mistake
 
 TILES = 6  # as many layers of one kind are drawn, evenly spread over all
 LINES, ACROSS = 12, 16  # as many layers and images of a row of images
@@ -80,7 +80,7 @@ def read_pictures(directory: Path, until: int | None = None) -> list[Arrays]:
     """The arrays in `directory/pictures/<probe>/epoch-<epoch>.npz`, up to epoch `until`.
 
     Raises:
-        Mistake: a file is broken.
+        UserError: a file is broken.
     """
     found: dict[tuple[str, str], Arrays] = {}
     for path in sorted(directory.glob("pictures/*/epoch-*.npz")):
@@ -91,7 +91,7 @@ def read_pictures(directory: Path, until: int | None = None) -> list[Arrays]:
             with np.load(path) as file:
                 members = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
-            raise Mistake(f"{path}: not a file of arrays ({error}).") from error
+            raise UserError(f"{path}: not a file of arrays ({error}).") from error
         for name, values in members.items():
             if not name.startswith("names:"):
                 layer, _, key = name.rpartition("/")

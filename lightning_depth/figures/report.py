@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from lightning_depth.errors import UserError
 from lightning_depth.figures.curves import draw_curves
 from lightning_depth.figures.heatmaps import draw_heatmap, heatmap_columns
 from lightning_depth.figures.page import BELOW, TITLE, Page, fit, inches_of
@@ -27,7 +28,6 @@ from lightning_depth.figures.style import ALARM, DPI, MARGIN, PROBE, QUIET, STYL
 from lightning_depth.figures.tables import read_metrics, read_readings, read_summary, section
 from lightning_depth.figures.wording import description, headlines, provenance, state, warning_bands
 from lightning_depth.figures.wording import number as number_of
-from lightning_depth.mistakes import Mistake
 
 METRIC_PANELS = 8
 BAND, HEADER, FOOTER_LINE = 0.42, 1.3, 0.17
@@ -43,7 +43,7 @@ def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
         summary: what the run knows about itself; every key may be absent. By default the directory's `summary.json`,
             where there is one.
 
-    The file appears whole or not at all. Raises `Mistake` for a malformed table, naming the file and the line.
+    The file appears whole or not at all. Raises `UserError` for a malformed table, naming the file and the line.
     Cost: one to two seconds.
     """
     figure = draw(directory, summary)
@@ -67,7 +67,7 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
         summary = read_summary(directory / "summary.json")
     metrics, readings = directory / "metrics.csv", directory / "readings.csv"
     if not metrics.exists() and not readings.exists():
-        raise Mistake(f"{directory} is no run directory: it has neither metrics.csv nor readings.csv.")
+        raise UserError(f"{directory} is no run directory: it has neither metrics.csv nor readings.csv.")
     classes = section(summary, "data").get("num_classes")
     held_out = held_out_name(summary)
     metric_panels = panels_of_metrics(read_metrics(metrics) if metrics.exists() else {}, held_out)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
@@ -38,9 +38,9 @@ def read_summary(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise Mistake(f"{path}: not a JSON file ({error}).") from error
+        raise UserError(f"{path}: not a JSON file ({error}).") from error
     if not isinstance(summary, dict):
-        raise Mistake(f"{path}: a {type(summary).__name__} where an object was expected.")
+        raise UserError(f"{path}: a {type(summary).__name__} where an object was expected.")
     return summary
 
 
@@ -51,23 +51,23 @@ def section(summary: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _rows(path: Path, needs: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a csv file, each with its line number; a row of another length than the header is a `Mistake`."""
+    """The rows of a csv file, each with its line number; a row of another length than the header is a `UserError`."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             missing = [column for column in needs if column not in header]
             if missing:
-                raise Mistake(f"{path}, line 1: the header has no column {', '.join(map(repr, missing))}.")
+                raise UserError(f"{path}, line 1: the header has no column {', '.join(map(repr, missing))}.")
             for row in reader:
                 if len(row) not in (0, len(header)):
-                    raise Mistake(
+                    raise UserError(
                         f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(header)}."
                     )
                 if row:
                     yield reader.line_num, dict(zip(header, row, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise Mistake(f"{path}: not a csv file in UTF-8 ({error}).") from error
+        raise UserError(f"{path}: not a csv file in UTF-8 ({error}).") from error
 
 
 def _epoch(text: str, path: Path, line: int) -> int:
@@ -76,7 +76,7 @@ def _epoch(text: str, path: Path, line: int) -> int:
             return int(value)
     except ValueError:
         pass
-    raise Mistake(f"{path}, line {line}: the epoch is {text!r}, not a whole number.")
+    raise UserError(f"{path}, line {line}: the epoch is {text!r}, not a whole number.")
 
 
 def _value(text: str, column: str, path: Path, line: int) -> float:
@@ -84,5 +84,5 @@ def _value(text: str, column: str, path: Path, line: int) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise Mistake(f"{path}, line {line}: {column} is {text!r}, not a number.") from None
+        raise UserError(f"{path}, line {line}: {column} is {text!r}, not a number.") from None
     return value if math.isfinite(value) else math.nan

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_depth.errors import UserError
 from lightning_depth.figures.page import Page, fit
 from lightning_depth.figures.scale import draw_log_ticks, is_wide
 from lightning_depth.figures.style import (
@@ -27,7 +28,6 @@ from lightning_depth.figures.style import (
     WIDTH,
 )
 from lightning_depth.figures.wording import number
-from lightning_depth.mistakes import Mistake
 
 DIVERGED = "diverged"
 
@@ -69,16 +69,16 @@ def draw_tuning(directory: Path) -> Path:
     The file appears whole or not at all.
 
     Raises:
-        Mistake: there is no table, or it has no row.
+        UserError: there is no table, or it has no row.
     """
     path = directory / "trials.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
-        raise Mistake(f"{directory} is no directory of a search: it has no trials.csv.") from error
+        raise UserError(f"{directory} is no directory of a search: it has no trials.csv.") from error
     if not rows:
-        raise Mistake(f"{path} has no row yet.")
+        raise UserError(f"{path} has no row yet.")
     target, unfinished = directory / "tune.png", directory / f".tune.{os.getpid()}.png"
     try:
         with mpl.rc_context(STYLE):

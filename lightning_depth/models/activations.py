@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 ActivationName = Literal["relu", "leaky_relu", "tanh", "gelu", "sine", "identity"]
 
@@ -23,13 +23,13 @@ class Sine(nn.Module):
     """sin(omega_0 x), entry by entry (SIREN, Sitzmann et al. 2020, 3.2).
 
     Raises:
-        Mistake: `omega_0` is not positive.
+        UserError: `omega_0` is not positive.
     """
 
     def __init__(self, omega_0: float = 30.0) -> None:
         super().__init__()
         if omega_0 <= 0:
-            raise Mistake(f"omega_0={omega_0}: the frequency of a sine must be positive.")
+            raise UserError(f"omega_0={omega_0}: the frequency of a sine must be positive.")
         self.omega_0 = omega_0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def activation(name: ActivationName, omega_0: float = 30.0) -> nn.Module:
         omega_0: the frequency of `sine`; 30 in SIREN.
 
     Raises:
-        Mistake: a sine's `omega_0` is not positive.
+        UserError: a sine's `omega_0` is not positive.
 
     >>> activation("sine", omega_0=2.0)
     Sine(omega_0=2.0)

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from lightning_depth.convolutions import SubsamplesFirst
-from lightning_depth.expansion import Expansion, expand
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
+from lightning_depth.layers.convolutions import SubsamplesFirst
+from lightning_depth.layers.expansion import Expansion, expand
 from lightning_depth.models.losses import LossName, sample_losses
 from lightning_depth.models.regularisers import LowRank, Regulariser, regularisation, truncate
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree
@@ -67,7 +67,7 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
             `train/penalty`.
         low_rank: start with weights of low rank (huh2021 Table 3), such as `{rank: 5}`; see `LowRank`.
         expansion: make each layer a product of several (huh2021 App. B), such as `{factor: 4, which: [conv]}`; see
-            `lightning_depth.expansion.expand`.
+            `lightning_depth.layers.expansion.expand`.
         input_shape: (channels, height, width) of one image, or the shape of any other input; None: the data's.
         num_classes: None: the data's.
         target_shape: shape of one target where targets are numbers; None: the data's, if they have any.
@@ -99,9 +99,9 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         if check_every < 1:
-            raise Mistake(f"check_every must be at least 1 epoch, not {check_every}.")
+            raise UserError(f"check_every must be at least 1 epoch, not {check_every}.")
         if steps_at_once < 1:
-            raise Mistake(f"steps_at_once must be at least 1, not {steps_at_once}.")
+            raise UserError(f"steps_at_once must be at least 1, not {steps_at_once}.")
         self.stop_at_train_acc = stop_at_train_acc
         self.stop_at_train_loss = stop_at_train_loss
         self.check_every = check_every
@@ -136,9 +136,9 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
         if self.target_shape is None:
             self.num_classes = int(self._from_data("num_classes", self.num_classes))
         elif self.loss != "mse":
-            raise Mistake(f"The targets are numbers of shape {tuple(self.target_shape)}: the loss must be mse.")
+            raise UserError(f"The targets are numbers of shape {tuple(self.target_shape)}: the loss must be mse.")
         elif self.stop_at_train_acc is not None:
-            raise Mistake("The targets are numbers, which have no accuracy: stop_at_train_loss instead of _acc.")
+            raise UserError("The targets are numbers, which have no accuracy: stop_at_train_loss instead of _acc.")
         self.hparams.update(
             input_shape=list(self.input_shape),
             num_classes=self.num_classes,
@@ -172,9 +172,11 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
         """What the data say, where they say it; a different value given by hand is a mistake."""
         found = getattr(getattr(self._trainer, "datamodule", None), name, None)
         if found is None and given is None and needed:
-            raise Mistake(f"{type(self).__name__} needs {name}: the data module does not say it (`{name}`).")
+            raise UserError(f"{type(self).__name__} needs {name}: the data module does not say it (`{name}`).")
         if found is not None and given is not None and _plain(found) != _plain(given):
-            raise Mistake(f"{type(self).__name__} was given {name}={_plain(given)}, but the data have {_plain(found)}.")
+            raise UserError(
+                f"{type(self).__name__} was given {name}={_plain(given)}, but the data have {_plain(found)}."
+            )
         return given if found is None else found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
         if isinstance(optimizer, torch.optim.LBFGS | AbstractDerivativeFree):
             name = type(optimizer).__name__
             if self.trainer.world_size > 1:
-                raise Mistake(f"{name} compares losses, and each process would see its own: train in one process.")
+                raise UserError(f"{name} compares losses, and each process would see its own: train in one process.")
             batches = self.trainer.num_training_batches
             if self.steps_at_once > 1:  # Lightning counts lots
                 loader: Any = self.trainer.train_dataloader
@@ -225,7 +227,7 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
         }
         if self.steps_at_once > 1 and any(refused.values()):
             wanted = ", ".join(what for what, missing in refused.items() if missing)
-            raise Mistake(f"steps_at_once={self.steps_at_once} needs {wanted}.")
+            raise UserError(f"steps_at_once={self.steps_at_once} needs {wanted}.")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._counted, self._uncounted, self._lot = False, [], []
@@ -349,7 +351,7 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
         try:
             optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         except ValueError as error:  # a negative learning rate, say
-            raise Mistake(f"The optimizer refuses its settings: {error}.") from error
+            raise UserError(f"The optimizer refuses its settings: {error}.") from error
         if isinstance(optimizer, RandomSearch):
             optimizer.draw = self._drawn_again
         if self.lr_scheduler is None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise
@@ -52,7 +52,7 @@ class ConvNet(AbstractFamily):
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: a number below 1, an even kernel, a circular kernel larger than an image, `siren` without sines, or
+        UserError: a number below 1, an even kernel, a circular kernel larger than an image, `siren` without sines, or
             `image` where the targets are none of the inputs' size.
     """
 
@@ -73,7 +73,7 @@ class ConvNet(AbstractFamily):
         super().__init__(**recipe)
         self.save_hyperparameters()
         if depth < 1 or channels < 1:
-            raise Mistake(f"ConvNet depth={depth}, channels={channels}: both must be at least 1.")
+            raise UserError(f"ConvNet depth={depth}, channels={channels}: both must be at least 1.")
         check_initial(initial, activation)
         check_kernel(kernel_size)
         self.depth, self.channels, self.kernel_size = depth, channels, kernel_size
@@ -119,7 +119,7 @@ class ConvNet(AbstractFamily):
         wanted = None if self.target_shape is None else tuple(self.target_shape)
         if wanted is None or len(wanted) != 3 or wanted[1:] != input_shape[1:]:
             found = "classes" if wanted is None else f"of shape {wanted}"
-            raise Mistake(
+            raise UserError(
                 f"ConvNet output=image needs targets that are images of {input_shape[1]} x {input_shape[2]} pixels, "
                 f"these are {found}.\nGive output=classes, or data whose targets are images."
             )
@@ -135,12 +135,12 @@ def check_kernel(kernel_size: int, padding_mode: PaddingMode = "zeros", image: S
         image: its height and width, once they are known.
 
     Raises:
-        Mistake: see above.
+        UserError: see above.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise Mistake(f"kernel_size={kernel_size}: it must be odd and positive; an even kernel has no middle.")
+        raise UserError(f"kernel_size={kernel_size}: it must be odd and positive; an even kernel has no middle.")
     if padding_mode == "circular" and image and kernel_size > min(image):
-        raise Mistake(
+        raise UserError(
             f"A circular kernel of {kernel_size} x {kernel_size} is larger than an image of {image[0]} x {image[1]}: "
             "it would see pixels twice.\nGive a smaller kernel_size, or padding_mode=zeros."
         )

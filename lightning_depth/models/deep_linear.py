@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.initial import InitialName, initialise
 
@@ -66,7 +66,7 @@ class DeepLinear(AbstractFamily):
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: a number below 1, or `initial_depth` below `depth` or together with what is no plain product.
+        UserError: a number below 1, or `initial_depth` below `depth` or together with what is no plain product.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class DeepLinear(AbstractFamily):
         super().__init__(**recipe)
         self.save_hyperparameters()
         if depth < 1 or (width is not None and width < 1):
-            raise Mistake(f"DeepLinear depth={depth}, width={width}: both must be at least 1.")
+            raise UserError(f"DeepLinear depth={depth}, width={width}: both must be at least 1.")
         if initial == "siren":
-            raise Mistake("DeepLinear has no sines: initial=siren does not apply.")
+            raise UserError("DeepLinear has no sines: initial=siren does not apply.")
         if initial_depth is not None:
             if initial_depth < depth:
-                raise Mistake(f"DeepLinear initial_depth={initial_depth} must be at least depth={depth}.")
+                raise UserError(f"DeepLinear initial_depth={initial_depth} must be at least depth={depth}.")
             if layer != "dense" or residual or batch_norm or bias or initial == "ntk":
-                raise Mistake(
+                raise UserError(
                     "DeepLinear initial_depth is for plain products of dense matrices:\n"
                     "leave out toeplitz, residual, batch_norm, bias and ntk."
                 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.conv_net import PaddingMode, check_kernel
@@ -29,7 +29,7 @@ class FullyConv(AbstractFamily):
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: a number below 1, an even kernel, a circular kernel larger than the images, `siren` without sines.
+        UserError: a number below 1, an even kernel, a circular kernel larger than the images, `siren` without sines.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class FullyConv(AbstractFamily):
         super().__init__(**recipe)
         self.save_hyperparameters()
         if depth < 1 or width < 1:
-            raise Mistake(f"FullyConv depth={depth}, width={width}: both must be at least 1.")
+            raise UserError(f"FullyConv depth={depth}, width={width}: both must be at least 1.")
         check_initial(initial, activation)
         check_kernel(kernel_size)
         self.depth, self.width, self.kernel_size = depth, width, kernel_size

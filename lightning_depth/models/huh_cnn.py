@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.conv_net import check_kernel
@@ -27,7 +27,7 @@ class HuhCNN(AbstractFamily):
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: a width below 1, an even kernel, `siren` without sines, images smaller than 8 x 8.
+        UserError: a width below 1, an even kernel, `siren` without sines, images smaller than 8 x 8.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class HuhCNN(AbstractFamily):
         super().__init__(**recipe)
         self.save_hyperparameters()
         if width < 1:
-            raise Mistake(f"HuhCNN width={width}: it must be at least 1.")
+            raise UserError(f"HuhCNN width={width}: it must be at least 1.")
         check_kernel(kernel_size)
         check_initial(initial, activation)
         self.width, self.kernel_size, self.activation = width, kernel_size, activation
@@ -51,7 +51,7 @@ class HuhCNN(AbstractFamily):
 
     def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         if min(input_shape[1:]) < 8:
-            raise Mistake(
+            raise UserError(
                 f"HuhCNN halves images three times: {input_shape[1]} x {input_shape[2]} pixels are too few, "
                 "give image_size of at least 8."
             )

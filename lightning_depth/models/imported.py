@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractFamily
 
 
@@ -25,8 +25,8 @@ class Imported(AbstractFamily):
         recipe: the arguments of `AbstractFamily`.
 
     Raises:
-        Mistake: the path names nothing that makes a network, the network refuses its arguments, the data's shape or the
-            weights.
+        UserError: the path names nothing that makes a network, the network refuses its arguments, the data's shape or
+            the weights.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Imported(AbstractFamily):
         try:
             net = make(**arguments)
         except (TypeError, ValueError) as error:
-            raise Mistake(f"{self.network} refuses its arguments: {error}") from error
+            raise UserError(f"{self.network} refuses its arguments: {error}") from error
         if not isinstance(net, nn.Module):
-            raise Mistake(f"{self.network} makes a {type(net).__name__}, not a torch.nn.Module.")
+            raise UserError(f"{self.network} makes a {type(net).__name__}, not a torch.nn.Module.")
         if self.state is not None:
             _load(net, Path(self.state))
         _check(net, self.network, input_shape)
@@ -63,15 +63,15 @@ def found(path: str) -> Any:
     """What the import path names.
 
     Raises:
-        Mistake: there is no such thing, or it cannot be called.
+        UserError: there is no such thing, or it cannot be called.
     """
     module, _, name = path.rpartition(".")
     try:
         value = getattr(import_module(module), name) if module else None
     except (ImportError, AttributeError) as error:
-        raise Mistake(f"There is no network {path}: {error}.") from error
+        raise UserError(f"There is no network {path}: {error}.") from error
     if not callable(value):
-        raise Mistake(f"{path!r} names no network: give an import path such as torchvision.models.resnet18.")
+        raise UserError(f"{path!r} names no network: give an import path such as torchvision.models.resnet18.")
     return value
 
 
@@ -90,7 +90,7 @@ def _load(net: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state)
     except FileNotFoundError as error:
-        raise Mistake(f"There is no file of weights {path}.") from error
+        raise UserError(f"There is no file of weights {path}.") from error
     except (
         RuntimeError,
         ValueError,
@@ -103,7 +103,7 @@ def _load(net: nn.Module, path: Path) -> None:
         UnpicklingError,
     ) as error:
         said = " ".join(str(error).split())
-        raise Mistake(f"{path} does not hold the weights of this network: {said[:300]}") from error
+        raise UserError(f"{path} does not hold the weights of this network: {said[:300]}") from error
 
 
 def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
@@ -113,7 +113,7 @@ def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
             net.eval()(torch.zeros(1, *input_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         said = " ".join(str(error).split())[:200]
-        raise Mistake(
+        raise UserError(
             f"{name} refuses inputs of shape {input_shape}: {said}\n"
             "The data's image_size and rgb (three channels from one) may help."
         ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 InitialName = Literal[
     "pytorch",
@@ -41,10 +41,10 @@ def check_initial(name: InitialName | None, activation: str) -> None:
     """Refuse an initialisation that is made for other activations.
 
     Raises:
-        Mistake: `siren` without sines.
+        UserError: `siren` without sines.
     """
     if name == "siren" and activation != "sine":
-        raise Mistake(f"initial=siren is for activation=sine, not {activation}.")
+        raise UserError(f"initial=siren is for activation=sine, not {activation}.")
 
 
 @torch.no_grad()
@@ -83,14 +83,14 @@ def initialise(
         omega_0: the frequency of the sines under `siren`.
 
     Raises:
-        Mistake: `scale` or `omega_0` is not positive, or `beta` is negative.
+        UserError: `scale` or `omega_0` is not positive, or `beta` is negative.
     """
     if scale <= 0:
-        raise Mistake(f"initial_scale={scale}: it must be positive.")
+        raise UserError(f"initial_scale={scale}: it must be positive.")
     if beta < 0:
-        raise Mistake(f"beta={beta}: it must be at least 0.")
+        raise UserError(f"beta={beta}: it must be at least 0.")
     if omega_0 <= 0:
-        raise Mistake(f"omega_0={omega_0}: it must be positive.")
+        raise UserError(f"omega_0={omega_0}: it must be positive.")
     for index, layer in enumerate(layers):
         fan_in = layer.weight[0].numel()
         if name == "ntk":

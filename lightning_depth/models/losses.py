@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 LossName = Literal["mse", "cross_entropy"]
 
@@ -24,7 +24,7 @@ def sample_losses(
     that are numbers have the mean over all their entries.
 
     Raises:
-        Mistake: the outputs have another size than targets that are numbers.
+        UserError: the outputs have another size than targets that are numbers.
 
     >>> import torch
     >>> sample_losses("mse", torch.zeros(1, 4), torch.tensor([2]))
@@ -32,7 +32,7 @@ def sample_losses(
     """
     if targets.is_floating_point():
         if outputs[0].numel() != targets[0].numel():
-            raise Mistake(
+            raise UserError(
                 f"The network returns {tuple(outputs.shape[1:])}, the targets are {tuple(targets.shape[1:])}."
             )
         # mean_k (f_k - y_k)^2

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise
@@ -30,7 +30,7 @@ class MLP(AbstractFamily):
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: a negative depth, a width below 1, `siren` without sines.
+        UserError: a negative depth, a width below 1, `siren` without sines.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MLP(AbstractFamily):
         super().__init__(**recipe)
         self.save_hyperparameters()
         if depth < 0 or width < 1:
-            raise Mistake(f"MLP depth={depth}, width={width}: depth must be at least 0 and width at least 1.")
+            raise UserError(f"MLP depth={depth}, width={width}: depth must be at least 0 and width at least 1.")
         check_initial(initial, activation)
         self.depth, self.width, self.bias = depth, width, bias
         self.activation, self.omega_0 = activation, omega_0

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_depth.expansion import ExpandedLayer
+from lightning_depth.errors import UserError
+from lightning_depth.layers.expansion import ExpandedLayer
 from lightning_depth.measures import spectra
-from lightning_depth.mistakes import Mistake
 
 Penalty = Literal["l1", "l2", "squared_frobenius", "nuclear", "effective_rank", "stable_rank"]
 
@@ -63,7 +63,7 @@ def penalty(kind: Penalty, weight: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     and cost a singular value decomposition each: seconds a step for a ResNet-18.
 
     Raises:
-        Mistake: a spectrum is wanted of a weight that is no matrix, or that is infinite or NaN.
+        UserError: a spectrum is wanted of a weight that is no matrix, or that is infinite or NaN.
 
     >>> weight = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
     >>> [round(float(penalty(k, weight)), 3) for k in ("l1", "l2", "squared_frobenius", "nuclear", "stable_rank")]
@@ -72,9 +72,9 @@ def penalty(kind: Penalty, weight: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     if kind in OF_ENTRIES:
         return OF_ENTRIES[kind](weight)
     if weight.dim() < 2:
-        raise Mistake(f"A weight of shape {tuple(weight.shape)} has no {kind}: choose weight matrices or kernels.")
+        raise UserError(f"A weight of shape {tuple(weight.shape)} has no {kind}: choose weight matrices or kernels.")
     if not weight.isfinite().all():
-        raise Mistake(
+        raise UserError(
             f"Training diverged: a weight that has a penalty ({kind}) is not finite. Lower the learning rate."
         )
     return OF_SPECTRUM[kind](spectra.singular_values(weight.flatten(1))).to(weight.dtype)
@@ -84,13 +84,13 @@ def regularisation(net: nn.Module, regularisers: Sequence[Regulariser]) -> Float
     """The sum of all penalties, each times its coefficient.
 
     Raises:
-        Mistake: as `penalty` and `chosen_weights`, or a negative coefficient.
+        UserError: as `penalty` and `chosen_weights`, or a negative coefficient.
     """
     total: Tensor | None = None
     for regulariser in regularisers:
         coefficient = regulariser["coefficient"]
         if not (coefficient >= 0 and math.isfinite(coefficient)):
-            raise Mistake(f"The coefficient of a regulariser must be at least 0, not {coefficient}.")
+            raise UserError(f"The coefficient of a regulariser must be at least 0, not {coefficient}.")
         patterns, kind = regulariser.get("weights"), regulariser["kind"]
         vectors = patterns is not None and kind in OF_ENTRIES
         chosen = chosen_weights(net, patterns, regulariser.get("factors", False), vectors)
@@ -108,7 +108,7 @@ def chosen_weights(
     Of an expanded layer it is the product `weight`, or the `factors` (`weight_1` and so on).
 
     Raises:
-        Mistake: there are none.
+        UserError: there are none.
     """
     found: dict[str, Tensor] = {}
     for prefix, module in net.named_modules():
@@ -123,7 +123,7 @@ def chosen_weights(
                 found[name] = weight
     if not found:
         names = ", ".join([name for name, _ in net.named_parameters()][:8])
-        raise Mistake(f"No weight {'' if vectors else 'matrix '}matches {patterns}; the parameters are {names}, …")
+        raise UserError(f"No weight {'' if vectors else 'matrix '}matches {patterns}; the parameters are {names}, …")
     return found
 
 
@@ -135,13 +135,13 @@ def truncate(net: nn.Module, rank: int, patterns: Sequence[str] | None = None) -
     scale and ranks are not stated there.
 
     Raises:
-        Mistake: no chosen weight has a higher rank.
+        UserError: no chosen weight has a higher rank.
     """
     if rank < 1:
-        raise Mistake(f"The rank of initial weights must be at least 1, not {rank}.")
+        raise UserError(f"The rank of initial weights must be at least 1, not {rank}.")
     chosen = chosen_weights(net, patterns, factors=True)
     if all(min(weight.flatten(1).shape) <= rank for weight in chosen.values()):
-        raise Mistake(f"None of the chosen weights has a higher rank than {rank}: low_rank would change nothing.")
+        raise UserError(f"None of the chosen weights has a higher rank than {rank}: low_rank would change nothing.")
     for weight in chosen.values():
         u, sigma, vh = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
         # sum_{i <= r} sigma_i u_i v_i^T

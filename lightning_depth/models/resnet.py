@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_depth.convolutions import Conv2d
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
+from lightning_depth.layers.convolutions import Conv2d
 from lightning_depth.models.base import AbstractFamily
 
 # nichani2020 Table 1: blocks in each of the four stages, by depth.
@@ -101,8 +101,8 @@ class ResNet(AbstractFamily):
         **recipe: see `AbstractFamily`.
 
     Raises:
-        Mistake: neither of `depth` and `blocks`, or both where they disagree, a depth that Table 1 lacks, extra blocks
-            without a stage or in none of the four, an even kernel size.
+        UserError: neither of `depth` and `blocks`, or both where they disagree, a depth that Table 1 lacks, extra
+            blocks without a stage or in none of the four, an even kernel size.
     """
 
     def __init__(
@@ -119,9 +119,11 @@ class ResNet(AbstractFamily):
         self.save_hyperparameters()
         self.blocks = _extended(_blocks(depth, blocks), extra_blocks, extra_stage)
         if width < 1:
-            raise Mistake(f"ResNet width must be at least 1, not {width}.")
+            raise UserError(f"ResNet width must be at least 1, not {width}.")
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise Mistake(f"ResNet kernel_size must be odd and positive, not {kernel_size}: an even one has no middle.")
+            raise UserError(
+                f"ResNet kernel_size must be odd and positive, not {kernel_size}: an even one has no middle."
+            )
         self.width = width
         self.kernel_size = kernel_size
 
@@ -132,15 +134,15 @@ class ResNet(AbstractFamily):
 def _blocks(depth: int | None, blocks: Sequence[int] | None) -> tuple[int, ...]:
     if blocks is not None:
         if len(blocks) != 4 or min(blocks) < 1:
-            raise Mistake(f"ResNet blocks must be four positive numbers, one a stage, not {list(blocks)}.")
+            raise UserError(f"ResNet blocks must be four positive numbers, one a stage, not {list(blocks)}.")
         if depth is not None and depth != 2 + 2 * sum(blocks):
-            raise Mistake(
+            raise UserError(
                 f"ResNet depth {depth} and blocks {list(blocks)} (depth {2 + 2 * sum(blocks)}) disagree: give one."
             )
         return tuple(blocks)
     if depth not in TABLE_1:
         known = ", ".join(map(str, TABLE_1))
-        raise Mistake(
+        raise UserError(
             f"ResNet depth {depth} is not in Table 1 of nichani2020 ({known}).\nGive blocks=[n1, n2, n3, n4] instead."
         )
     return TABLE_1[depth]
@@ -150,7 +152,7 @@ def _extended(blocks: tuple[int, ...], extra: int | None, stage: int | None) -> 
     if extra is None and stage is None:
         return blocks
     if extra is None or stage is None or extra < 0 or not 1 <= stage <= 4:
-        raise Mistake(
+        raise UserError(
             f"ResNet extra_blocks={extra}, extra_stage={stage}: give both, "
             "a number of blocks and one of the stages 1 to 4."
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree
 from lightning_depth.seeds import derive, run_seed
 
@@ -34,7 +34,7 @@ class CMAES(AbstractDerivativeFree):
         seed: None: that of the run.
 
     Raises:
-        Mistake: a number is out of its range, there is one weight only, or too many for their covariance matrix.
+        UserError: a number is out of its range, there is one weight only, or too many for their covariance matrix.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CMAES(AbstractDerivativeFree):
         seed: int | None = None,
     ) -> None:
         if not sigma0 > 0 or generations < 1 or (population is not None and population < 2):
-            raise Mistake(
+            raise UserError(
                 f"CMAES needs sigma0 > 0, generations >= 1 and population >= 2, not sigma0={sigma0}, "
                 f"generations={generations}, population={population}."
             )
@@ -56,9 +56,9 @@ class CMAES(AbstractDerivativeFree):
         self.seed = run_seed(seed)
         n = sum(weight.numel() for weight in self.weights)
         if n < 2:
-            raise Mistake("CMAES needs at least 2 weights to search for.")
+            raise UserError("CMAES needs at least 2 weights to search for.")
         if n > LARGEST_COVARIANCE and not diagonal:
-            raise Mistake(
+            raise UserError(
                 f"CMAES over {n:,} weights would hold matrices of {8 * n**2 / 2**30:,.0f} GiB: diagonal: true "
                 f"learns variances alone; the limit without it is {LARGEST_COVARIANCE:,} weights."
             )

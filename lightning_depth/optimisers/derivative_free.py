@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 
 class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
@@ -36,7 +36,7 @@ class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns the closure's loss before it."""
         if closure is None:
-            raise Mistake(f"{type(self).__name__} needs a closure that returns the loss.")
+            raise UserError(f"{type(self).__name__} needs a closure that returns the loss.")
 
         def evaluate(candidate: Iterable[Tensor]) -> float:
             self._set(candidate)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree
 from lightning_depth.seeds import generator, run_seed
 
@@ -26,7 +26,7 @@ class RandomSearch(AbstractDerivativeFree):
         seed: None: that of the run.
 
     Raises:
-        Mistake: `samples` is below 1.
+        UserError: `samples` is below 1.
     """
 
     draw: Callable[[int], Sequence[Tensor]] | None = None
@@ -34,7 +34,7 @@ class RandomSearch(AbstractDerivativeFree):
 
     def __init__(self, params: Any, samples: int = 100, seed: int | None = None) -> None:
         if samples < 1:
-            raise Mistake(f"RandomSearch draws at least 1 sample a step, not {samples}.")
+            raise UserError(f"RandomSearch draws at least 1 sample a step, not {samples}.")
         super().__init__(params)
         self.samples, self.seed, self.drawn = samples, run_seed(seed), 0
         self._moments = [(float(w.detach().mean()), float(w.detach().std(correction=0))) for w in self.weights]

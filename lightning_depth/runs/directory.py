@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 # What a resumed run may change: how long it goes on, and what only shows or places it.
 FREE_ON_RESUME = (
@@ -33,7 +33,7 @@ def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
     """Make and return `root/name`, or `root/name-2` and so on where that is taken. Atomic: no two runs get the same.
 
     Raises:
-        Mistake: the directory cannot be made.
+        UserError: the directory cannot be made.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
             except FileExistsError:
                 continue
     except OSError as error:
-        raise Mistake(
+        raise UserError(
             f"Cannot write the run directory {root / name}: {error.strerror}.\nChoose another with --run.root."
         ) from error
     raise AssertionError("an endless iterator ended")
@@ -63,7 +63,7 @@ def _numbered(root: Path, name: str) -> Iterator[Path]:
 def checked_name(name: str) -> str:
     """`name`, if it can be the name of a directory inside the root."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise Mistake(f"--run.name {name!r} must be a plain directory name.")
+        raise UserError(f"--run.name {name!r} must be a plain directory name.")
     return name
 
 
@@ -82,11 +82,11 @@ def _is_numbered(candidate: str, name: str) -> bool:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise a Mistake where there is no checkpoint, or a truncated one (the index of a zip file is its end)."""
+    """Raise a UserError where there is no checkpoint, or a truncated one (the index of a zip file is its end)."""
     if not path.is_file():
-        raise Mistake(f"There is no checkpoint {path}.\nGive a file, or `last` for the newest of this run.")
+        raise UserError(f"There is no checkpoint {path}.\nGive a file, or `last` for the newest of this run.")
     if not zipfile.is_zipfile(path):
-        raise Mistake(f"{path} is not a checkpoint, or a truncated one.\nGive another file with --ckpt_path.")
+        raise UserError(f"{path} is not a checkpoint, or a truncated one.\nGive another file with --ckpt_path.")
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
@@ -99,25 +99,25 @@ def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> Place:
     """The newest run called `name` with this config, at its newest checkpoint.
 
     Raises:
-        Mistake: there is none; where only the config differs, it names the keys.
+        UserError: there is none; where only the config differs, it names the keys.
     """
     runs = runs_named(root, name)
     if not runs:
-        raise Mistake(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
+        raise UserError(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
     same = [run for run in runs if not differences(load_config(run), config)]
     if not same:
-        raise Mistake(_differs(runs[0], config))
+        raise UserError(_differs(runs[0], config))
     checkpoint = newest_checkpoint(same[0])
     if checkpoint is None:
-        raise Mistake(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
+        raise UserError(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
     check_checkpoint(checkpoint)
     return Place(same[0], checkpoint)
 
 
 def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raise a Mistake that names the keys in which `config` differs from that of the run in `directory`."""
+    """Raise a UserError that names the keys in which `config` differs from that of the run in `directory`."""
     if differences(load_config(directory), config):
-        raise Mistake(_differs(directory, config))
+        raise UserError(_differs(directory, config))
 
 
 def _differs(directory: Path, config: Mapping[str, Any]) -> str:
@@ -135,7 +135,7 @@ def load_config(directory: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load((directory / "config.yaml").read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise Mistake(f"Cannot read {directory / 'config.yaml'}: {error}") from error
+        raise UserError(f"Cannot read {directory / 'config.yaml'}: {error}") from error
     return loaded if isinstance(loaded, dict) else {}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_depth.errors import UserError
 from lightning_depth.figures.report import report
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.runs.directory import claim, write_summary
 from lightning_depth.runs.looks import COLUMNS, probes_of, write_looks
@@ -31,7 +31,7 @@ class ProbeRecord(Callback):
         provenance: what else the summary should say.
 
     Raises:
-        Mistake: the directory cannot be made, or there is no probe.
+        UserError: the directory cannot be made, or there is no probe.
     """
 
     def __init__(self, root: Path, name: str, checkpoint: Path | None, provenance: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ class ProbeRecord(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         probes = probes_of(trainer)
         if not probes:
-            raise Mistake("There is no probe to look with: give --probe, for example --probe callbacks.OperatorNorm.")
+            raise UserError("There is no probe to look with: give --probe, for example --probe OperatorNorm.")
         if self.checkpoint is not None:
             loaded = _loaded(self.checkpoint)
             # A checkpoint of epoch 2, say, is saved before Lightning counts that epoch as completed.
@@ -57,9 +57,9 @@ class ProbeRecord(Callback):
         if trainer.is_global_zero:
             try:
                 self.directory = claim(self.root, self.run_name, "pictures")
-            except Mistake as mistake:
-                said = str(mistake).replace("run directory", "directory").replace("--run.root", "--out")
-                raise Mistake(said) from mistake
+            except UserError as user_error:
+                said = str(user_error).replace("run directory", "directory").replace("--run.root", "--out")
+                raise UserError(said) from user_error
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.directory is None:
@@ -96,14 +96,14 @@ def _loaded(path: Path) -> dict[str, Any]:
     """What a run's checkpoint holds.
 
     Raises:
-        Mistake: it is none.
+        UserError: it is none.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise Mistake(f"{path} is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(loaded, dict) or not {"state_dict", "loops"} <= loaded.keys():
-        raise Mistake(f"{path} is no checkpoint of a run.\nA file of weights goes with --model and --data.")
+        raise UserError(f"{path} is no checkpoint of a run.\nA file of weights goes with --model and --data.")
     return loaded
 
 

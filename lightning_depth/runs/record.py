@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_depth
+from lightning_depth.errors import UserError
 from lightning_depth.figures.report import report
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.runs.directory import write_summary
 from lightning_depth.runs.looks import COLUMNS, log_pictures, probes_of, write_looks
@@ -118,7 +118,7 @@ class RunRecord(Checkpoint):
         if not trainer.is_global_zero:
             return
         if not self.metrics.path.is_file():
-            raise Mistake("No epoch was trained: there is nothing to report.\nIs --trainer.max_epochs at least 1?")
+            raise UserError("No epoch was trained: there is nothing to report.\nIs --trainer.max_epochs at least 1?")
         summary = self.summary(trainer, pl_module)
         page = report(self.directory, summary)
         for logger in trainer.loggers:

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as tv
 
-from lightning_depth.data.batches import EpochOrder, TensorBatches, crop, flip
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.batches import EpochOrder, TensorBatches, crop, flip
+from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
 
 
@@ -59,7 +59,7 @@ def test_many_processes_see_the_batches_of_one(n, size, world, epoch):
 
 
 def test_fewer_samples_than_processes_is_a_mistake():
-    with pytest.raises(Mistake, match="3 training samples"):
+    with pytest.raises(UserError, match="3 training samples"):
         EpochOrder(3, 1, 0, rank=0, world=4)
 
 

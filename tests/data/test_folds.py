@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_depth.data import EmbeddedDigits, Folds, KLocal
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models import MLP
 
 
@@ -101,6 +101,6 @@ def test_images_are_trained_on_with_their_augmentation(capsys):
         ({"folds": 24}, "folds=24: there are only 23 training samples"),
     ],
 )
-def test_mistakes(arguments, said):
-    with pytest.raises(Mistake, match=said):
+def test_user_errors(arguments, said):
+    with pytest.raises(UserError, match=said):
         Folds(data(), **arguments).setup()

@@ -14,12 +14,12 @@ from torchvision.transforms import functional as tv
 from torchvision.transforms import v2
 
 from lightning_depth.data import CIFAR100, MNIST, EmbeddedDigits, FashionMNIST, ImageNet, ImageNet32
-from lightning_depth.data.batches import EpochOrder, TensorBatches, resized_crop, resized_crop_boxes
+from lightning_depth.data.base.batches import EpochOrder, TensorBatches, resized_crop, resized_crop_boxes
+from lightning_depth.data.base.imagenet_classes import DEVKIT_NAMES, SORTED_NAMES
+from lightning_depth.data.base.pickles import read_pickle
 from lightning_depth.data.cifar100 import SUPERCLASSES
 from lightning_depth.data.imagenet32 import NICHANI2020_CLASSES, read_batch
-from lightning_depth.data.imagenet_classes import DEVKIT_NAMES, SORTED_NAMES
-from lightning_depth.data.pickles import read_pickle
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
 
 # ImageNet32
@@ -88,7 +88,7 @@ def test_the_table_of_imagenets_classes():
 
 
 def test_a_class_that_does_not_exist_is_told_in_two_short_lines(imagenet32):
-    with pytest.raises(Mistake, match=r"no class 'kitfox'. Did you mean 'kit_fox'\?") as error:
+    with pytest.raises(UserError, match=r"no class 'kitfox'. Did you mean 'kit_fox'\?") as error:
         ImageNet32(root=str(imagenet32.parent), classes=["kitfox"]).setup()
     assert len(str(error.value)) < 200
 
@@ -96,12 +96,12 @@ def test_a_class_that_does_not_exist_is_told_in_two_short_lines(imagenet32):
 def test_imagenet32_is_complete_or_a_mistake(imagenet32):
     last = sorted(imagenet32.iterdir())[-1]
     last.unlink()
-    with pytest.raises(Mistake, match=f"ImageNet32 is incomplete: .*{last.name} is missing"):
+    with pytest.raises(UserError, match=f"ImageNet32 is incomplete: .*{last.name} is missing"):
         ImageNet32(root=str(imagenet32.parent)).setup()
 
 
 def test_imagenet32_that_is_nowhere_says_where_to_put_it(tmp_path):
-    with pytest.raises(Mistake, match="Put train_data_batch_1 to train_data_batch_10 and val_data there") as error:
+    with pytest.raises(UserError, match="Put train_data_batch_1 to train_data_batch_10 and val_data there") as error:
         ImageNet32(root=str(tmp_path)).setup()
     assert len(str(error.value).splitlines()) == 2
 
@@ -193,7 +193,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_executes_nothing(tmp_path, name
     content, named = hostile(canary)[name]
     path = tmp_path / "train_data_batch_1"
     path.write_bytes(content)
-    with pytest.raises(Mistake, match=f"train_data_batch_1 was not read: .*{named}"):
+    with pytest.raises(UserError, match=f"train_data_batch_1 was not read: .*{named}"):
         read_batch(path)
     assert not canary.exists()
 
@@ -212,7 +212,7 @@ def test_a_truncated_batch_is_named(tmp_path, format, length):
     else:
         path.write_bytes(pickle.dumps(batch()))
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(Mistake, match=r"batch(.npz)? (is corrupt|cannot be read as arrays)"):
+    with pytest.raises(UserError, match=r"batch(.npz)? (is corrupt|cannot be read as arrays)"):
         read_batch(path)
 
 
@@ -223,7 +223,7 @@ def test_random_bytes_are_a_mistake(tmp_path):
         damaged = bytearray(good)
         damaged[int(rng.integers(len(good)))] = int(rng.integers(256))
         path.write_bytes(damaged)
-        with pytest.raises(Mistake):  # the shape is wrong even where the damage does not show
+        with pytest.raises(UserError):  # the shape is wrong even where the damage does not show
             read_batch(path)
 
 
@@ -245,7 +245,7 @@ def test_random_bytes_are_a_mistake(tmp_path):
 def test_a_batch_of_another_format_is_told(tmp_path, change, said):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps({**batch(), **change}))
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         read_batch(path)
 
 
@@ -253,7 +253,7 @@ def test_a_batch_of_another_format_is_told(tmp_path, change, said):
 def test_a_pickle_without_the_arrays_is_told(tmp_path, content, said):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         read_batch(path)
 
 
@@ -261,15 +261,15 @@ def test_objects_in_npz_are_refused_and_execute_nothing(tmp_path):
     path, canary = tmp_path / "batch.npz", tmp_path / "canary"
     objects = np.array([Calls(os.system, f"touch {canary}")] * 12, dtype=object)
     np.savez(path, data=batch()["data"], labels=objects)
-    with pytest.raises(Mistake, match=r"batch\.npz cannot be read as arrays: Object arrays cannot be loaded"):
+    with pytest.raises(UserError, match=r"batch\.npz cannot be read as arrays: Object arrays cannot be loaded"):
         read_batch(path)
     path.write_bytes(pickle.dumps(Calls(os.system, f"touch {canary}")))  # no archive at all
-    with pytest.raises(Mistake, match=r"batch\.npz cannot be read as arrays"):
+    with pytest.raises(UserError, match=r"batch\.npz cannot be read as arrays"):
         read_batch(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.npy", b"not an array")
         archive.writestr("labels.npy", pickle.dumps(Calls(os.system, f"touch {canary}")))
-    with pytest.raises(Mistake, match=r"batch\.npz"):
+    with pytest.raises(UserError, match=r"batch\.npz"):
         read_batch(path)
     assert not canary.exists()
 
@@ -317,7 +317,7 @@ def test_cifar100_coarse_labels(cifar100):
     assert {tuple(x.flatten().tolist()) for x in fine.train_dataloader().images} <= {
         tuple(x.flatten().tolist()) for x in mammals
     }
-    with pytest.raises(Mistake, match="no class 'whale'"):
+    with pytest.raises(UserError, match="no class 'whale'"):
         CIFAR100(labels="coarse", root=str(cifar100.parent), classes=["whale"]).setup()
 
 
@@ -342,7 +342,7 @@ def test_cifar100_as_a_folder_of_fine_classes_has_coarse_labels_too(image_folder
 
 def test_a_corrupt_cifar100_is_named_and_never_unpickled(cifar100, tmp_path):
     (cifar100 / "train").write_bytes(pickle.dumps(Calls(os.system, f"touch {tmp_path / 'canary'}")))
-    with pytest.raises(Mistake, match="cifar-100-python/train is not the published file"):
+    with pytest.raises(UserError, match="cifar-100-python/train is not the published file"):
         CIFAR100(root=str(cifar100.parent)).setup()
     assert not (tmp_path / "canary").exists()
 
@@ -360,7 +360,7 @@ def test_fashion_mnist_is_read_as_torchvision_reads_it(mnist_files):
     assert torch.equal(loader.images[loader.labels == 0][..., 0], reference.data[reference.targets == 9])
     assert torch.equal(loader.images[loader.labels == 1][..., 0], reference.data[reference.targets == 0])
     assert data.normalisation == ([0.2860], [0.3530])
-    with pytest.raises(Mistake, match="download is off"):
+    with pytest.raises(UserError, match="download is off"):
         MNIST(root=str(home), download=False).setup()  # the one is not the other
 
 
@@ -406,7 +406,7 @@ def test_imagenet_is_a_folder_of_wordnet_ids(imagenet):
 def test_only_the_classes_asked_for_are_decoded(imagenet):
     (imagenet / "train" / "n01440764" / "n01440764_0.JPEG").write_bytes(b"broken")
     ImageNet(root=str(imagenet.parent), image_size=8, classes=["kit_fox"]).setup()
-    with pytest.raises(Mistake, match=r"n01440764_0\.JPEG cannot be read"):
+    with pytest.raises(UserError, match=r"n01440764_0\.JPEG cannot be read"):
         ImageNet(root=str(imagenet.parent), image_size=8).setup()
 
 
@@ -425,13 +425,13 @@ def test_the_central_square_is_torchvisions(tmp_path):
 
 
 def test_imagenet_that_would_not_fit_says_what_to_reduce(imagenet):
-    with pytest.raises(Mistake, match=r"12 images of 224 x 224 need 0\.00 GB.*max_bytes") as error:
+    with pytest.raises(UserError, match=r"12 images of 224 x 224 need 0\.00 GB.*max_bytes") as error:
         ImageNet(root=str(imagenet.parent), max_bytes=12 * 224 * 224 * 3 - 1).setup()
     assert "fewer classes, samples_per_class or a smaller image_size" in str(error.value)
     ImageNet(root=str(imagenet.parent), max_bytes=12 * 224 * 224 * 3).setup("fit")
     held_out = {"image_size": 32, "samples_per_class": 1, "val_fraction": 0.5}  # 3 for training, 6 for validation
     ImageNet(root=str(imagenet.parent), max_bytes=6 * 32 * 32 * 3, **held_out).split("val")
-    with pytest.raises(Mistake, match="6 images of 32 x 32"):
+    with pytest.raises(UserError, match="6 images of 32 x 32"):
         ImageNet(root=str(imagenet.parent), max_bytes=6 * 32 * 32 * 3 - 1, **held_out).split("val")
 
 
@@ -446,13 +446,13 @@ def test_imagenet_that_would_not_fit_says_what_to_reduce(imagenet):
         ({"crop_ratio": (0.0, 1.0)}, "crop_ratio"),
     ],
 )
-def test_mistakes_are_told(imagenet, arguments, said):
-    with pytest.raises(Mistake, match=said):
+def test_user_errors_are_told(imagenet, arguments, said):
+    with pytest.raises(UserError, match=said):
         ImageNet(root=str(imagenet.parent), **arguments).setup()
 
 
 def test_imagenet_that_is_nowhere_says_where_to_put_it(tmp_path):
-    with pytest.raises(Mistake, match=r"Put its images in .*imagenet/\{train,val\}/<WordNet id>") as error:
+    with pytest.raises(UserError, match=r"Put its images in .*imagenet/\{train,val\}/<WordNet id>") as error:
         ImageNet(root=str(tmp_path)).setup()
     assert len(str(error.value).splitlines()) == 2
 
@@ -478,7 +478,7 @@ def test_the_digits_stand_in(tmp_path, capsys, cls, arguments, digits):
     assert data.class_names == list(digits)
     assert data.train_size == 400 * len(digits)
     assert data.train_dataloader().augment == "random_resized_crop"  # a mirrored 2 is no digit
-    with pytest.raises(Mistake, match="no class 'kit_foks'"):
+    with pytest.raises(UserError, match="no class 'kit_foks'"):
         cls(root=str(tmp_path), fallback="embedded_digits", **{**arguments, "classes": ["kit_foks"]}).setup()
 
 

@@ -11,9 +11,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import lightning_depth.data
 from lightning_depth.data import CIFAR10, MNIST, EmbeddedDigits, ImageFolder
-from lightning_depth.data.images import AbstractImageData, class_number, moments
-from lightning_depth.data.sources import Arrays, Source
-from lightning_depth.mistakes import Mistake
+from lightning_depth.data.base.images import AbstractImageData, class_number, moments
+from lightning_depth.data.base.sources import Arrays, Source
+from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
 
 
@@ -85,13 +85,13 @@ def test_classes_are_renumbered_in_the_order_given():
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_mistakes_are_told(arguments, said):
-    with pytest.raises(Mistake, match=said):
+def test_user_errors_are_told(arguments, said):
+    with pytest.raises(UserError, match=said):
         Noise(**arguments).setup()
 
 
 def test_a_probe_needs_samples():
-    with pytest.raises(Mistake, match="at least 1"):
+    with pytest.raises(UserError, match="at least 1"):
         Noise().probe_dataloader(0)
 
 

@@ -7,10 +7,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from lightning_depth.data.base.images import AbstractImageData
+from lightning_depth.data.base.sources import Arrays, Source
+from lightning_depth.data.base.tensors import ROWS, normal
 from lightning_depth.data.cifar10 import CIFAR10
 from lightning_depth.data.embedded_digits import EmbeddedDigits, embedded_digits
 from lightning_depth.data.gaussian_inputs import GaussianInputs
-from lightning_depth.data.images import AbstractImageData
 from lightning_depth.data.ising import (
     Ising,
     bayes_error,
@@ -24,12 +26,10 @@ from lightning_depth.data.low_rank_least_squares import LowRankLeastSquares, low
 from lightning_depth.data.patterns import Patterns, mixtures, patterns, translated
 from lightning_depth.data.random_labels import RandomLabels
 from lightning_depth.data.single_example import SingleExample
-from lightning_depth.data.sources import Arrays, Source
-from lightning_depth.data.tensors import ROWS, normal
 from lightning_depth.data.toy_pixels import ToyPixels, minimum_norm_operator, sign_accuracy
+from lightning_depth.errors import UserError
 from lightning_depth.measures.gram import gram_effective_rank
 from lightning_depth.measures.stability import local_stability
-from lightning_depth.mistakes import Mistake
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.seeds import generator
 
@@ -210,7 +210,7 @@ def test_local_stability_of_the_local_label_is_exact():
 @pytest.mark.parametrize("arguments", [{"k": 0}, {"k": 6}, {"indices": [1, 1]}, {"indices": [1]}, {"indices": [0, 5]}])
 def test_impossible_features_are_mistakes(arguments):
     for family in (KLocal, KGlobal):
-        with pytest.raises(Mistake, match=r"k=|indices="):
+        with pytest.raises(UserError, match=r"k=|indices="):
             family(dimension=5, **arguments)
 
 
@@ -288,7 +288,7 @@ def test_bayes_error_does_not_depend_on_the_hamiltonian_s_sign():
 
 @pytest.mark.parametrize("arguments", [{"sites": 7}, {"sites": 0}, {"betas": [0.1]}, {"betas": [0.2, 0.2]}])
 def test_impossible_rings_are_mistakes(arguments):
-    with pytest.raises(Mistake, match=r"sites=|betas="):
+    with pytest.raises(UserError, match=r"sites=|betas="):
         Ising(**arguments)
 
 
@@ -344,7 +344,7 @@ def test_the_minimum_norm_solution_says_nothing_and_a_convolution_everything(arg
     ],
 )
 def test_impossible_pixels_are_mistakes(arguments):
-    with pytest.raises(Mistake):
+    with pytest.raises(UserError):
         ToyPixels(**arguments)
 
 
@@ -398,13 +398,13 @@ def test_a_unique_solution_is_warned_of():
 
 @pytest.mark.parametrize("arguments", [{"task_rank": 33}, {"task_rank": 0}, {"output_dim": 0}, {"train_samples": 0}])
 def test_impossible_least_squares_are_mistakes(arguments):
-    with pytest.raises(Mistake):
+    with pytest.raises(UserError):
         LowRankLeastSquares(**arguments)
 
 
 def test_gaussian_inputs_have_a_shape():
     for bad in ((), (3, 0)):
-        with pytest.raises(Mistake, match="shape="):
+        with pytest.raises(UserError, match="shape="):
             GaussianInputs(shape=bad)
     assert GaussianInputs().split("val").targets.eq(0).all()
 
@@ -465,9 +465,9 @@ def test_a_stand_in_is_announced_once(wrap, capsys):
 
 
 def test_only_classes_can_be_randomised():
-    with pytest.raises(Mistake, match="numbers"):
+    with pytest.raises(UserError, match="numbers"):
         RandomLabels(LowRankLeastSquares()).split("train")
-    with pytest.raises(Mistake, match="fraction="):
+    with pytest.raises(UserError, match="fraction="):
         RandomLabels(KLocal(), fraction=1.1)
 
 
@@ -517,7 +517,7 @@ def test_size_and_channels_are_those_of_the_images():
     ],
 )
 def test_impossible_examples_are_mistakes(images, arguments, said):
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         SingleExample(Squares(**images), **arguments).setup("fit")
 
 
@@ -602,18 +602,18 @@ def test_patterns_of_another_size_and_another_data_set():
     data = Patterns(SingleExample(Squares()), foreign=EmbeddedDigits(), per_kind=2, test_size=12)
     assert data.split("val").inputs.shape == (26, 1, 12, 12)
     assert data.input_shape == (1, 8, 8)
-    with pytest.raises(Mistake, match="rgb"):
+    with pytest.raises(UserError, match="rgb"):
         Patterns(SingleExample(Squares()), foreign=ColourSquares(), kinds=["foreign"]).split("test")
 
 
 @pytest.mark.parametrize("arguments", [{"kinds": []}, {"kinds": ["foreign"]}, {"per_kind": 0}, {"test_size": 1}])
 def test_impossible_patterns_are_mistakes(arguments):
-    with pytest.raises(Mistake):
+    with pytest.raises(UserError):
         Patterns(SingleExample(Squares()), **arguments)
-    with pytest.raises(Mistake, match="shape="):
+    with pytest.raises(UserError, match="shape="):
         patterns("noise", (1, 1, 0, 3), stream())
 
 
 def test_missing_images_are_a_mistake(tmp_path):
-    with pytest.raises(Mistake, match="CIFAR-10 is not under"):
+    with pytest.raises(UserError, match="CIFAR-10 is not under"):
         SingleExample(CIFAR10(root=str(tmp_path), download=False)).prepare_data()

@@ -12,10 +12,10 @@ import torchvision
 from PIL import Image
 
 from lightning_depth.data import CIFAR10, MNIST, EmbeddedDigits, ImageFolder
+from lightning_depth.data.base.published import JPEG_NOTE
+from lightning_depth.data.base.sources import Arrays, decoded, resized
 from lightning_depth.data.embedded_digits import embedded_digits
-from lightning_depth.data.published import JPEG_NOTE
-from lightning_depth.data.sources import Arrays, decoded, resized
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 
 
 def test_embedded_digits_are_the_real_ones():
@@ -45,13 +45,13 @@ def test_cifar_files_are_read_as_torchvision_reads_them(cifar_files, monkeypatch
 def test_a_corrupt_cifar_batch_is_named_and_never_unpickled(cifar_files):
     path = cifar_files / "data_batch_3"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(Mistake, match="data_batch_3 is not the published file"):
+    with pytest.raises(UserError, match="data_batch_3 is not the published file"):
         CIFAR10(root=str(cifar_files.parent)).setup()
 
 
 def test_a_missing_cifar_batch_is_named(cifar_files):
     (cifar_files / "test_batch").unlink()
-    with pytest.raises(Mistake, match="test_batch is missing"):
+    with pytest.raises(UserError, match="test_batch is missing"):
         CIFAR10(root=str(cifar_files.parent)).locate()
 
 
@@ -74,14 +74,14 @@ def test_mnist_files_are_read_as_torchvision_reads_them(mnist_files):
 def test_a_corrupt_mnist_file_is_named(mnist_files, damage):
     path = mnist_files / "train-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Mistake, match="train-images-idx3-ubyte is corrupt"):
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is corrupt"):
         MNIST(root=str(mnist_files.parent.parent)).setup()
 
 
 @pytest.mark.parametrize(("labels", "said"), [(bytes(39), "39 labels for 40"), (bytes([77] * 40), "label above 9")])
 def test_mnist_labels_that_do_not_fit_are_named(mnist_files, labels, said):
     (mnist_files / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, len(labels)) + labels)
-    with pytest.raises(Mistake, match=f"train-labels-idx1-ubyte .*{said}"):
+    with pytest.raises(UserError, match=f"train-labels-idx1-ubyte .*{said}"):
         MNIST(root=str(mnist_files.parent.parent)).setup()
 
 
@@ -102,7 +102,7 @@ def test_only_what_is_needed_is_decoded(image_folder):
     for split in ("train", "test"):
         (root / split / "ship" / "000.png").write_bytes(b"not an image")
     CIFAR10(root=str(root.parent), classes=["cat", "dog"]).setup()
-    with pytest.raises(Mistake, match=r"train/ship/000\.png cannot be read"):
+    with pytest.raises(UserError, match=r"train/ship/000\.png cannot be read"):
         CIFAR10(root=str(root.parent), classes=["ship", "dog"]).setup()
 
 
@@ -111,20 +111,20 @@ def test_a_truncated_image_is_named(image_folder, suffix):
     root = image_folder(size=(40, 40), suffix=suffix)
     path = root / "train" / "dog" / f"004.{suffix}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(Mistake, match=rf"dog/004\.{suffix} cannot be read"):
+    with pytest.raises(UserError, match=rf"dog/004\.{suffix} cannot be read"):
         ImageFolder(root=str(root)).setup()
 
 
 def test_a_deep_image_is_named(tmp_path):
     Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(Mistake, match=r"deep\.png has more than 8 bits"):
+    with pytest.raises(UserError, match=r"deep\.png has more than 8 bits"):
         decoded(str(tmp_path / "deep.png"), 1)
 
 
 def test_images_of_different_sizes_need_image_size(image_folder):
     root = image_folder()
     Image.new("RGB", (12, 10)).save(root / "train" / "dog" / "002.png")
-    with pytest.raises(Mistake, match=r"dog/002\.png is 12 x 10, but .*cat/000\.png is 8 x 8"):
+    with pytest.raises(UserError, match=r"dog/002\.png is 12 x 10, but .*cat/000\.png is 8 x 8"):
         ImageFolder(root=str(root)).setup()
     assert ImageFolder(root=str(root), image_size=4).input_shape == (3, 4, 4)
 
@@ -153,7 +153,7 @@ def test_a_folder_is_grey_only_if_all_its_training_images_are(image_folder):
 
 
 def test_a_folder_without_images_says_where_they_belong(tmp_path):
-    with pytest.raises(Mistake, match="set root to their folder"):
+    with pytest.raises(UserError, match="set root to their folder"):
         ImageFolder(root=str(tmp_path)).locate()
 
 
@@ -162,26 +162,26 @@ def test_a_folder_without_test_split_needs_val_fraction(image_folder):
     for cls in ("cat", "dog"):
         (root / "test" / cls).rmdir()
     (root / "test").rmdir()
-    with pytest.raises(Mistake, match="set val_fraction"):
+    with pytest.raises(UserError, match="set val_fraction"):
         ImageFolder(root=str(root)).locate()
     data = ImageFolder(root=str(root), val_fraction=0.5)
     data.setup("fit")
     assert len(data.val_dataloader().labels) == 6
-    with pytest.raises(Mistake, match="to test on"):
+    with pytest.raises(UserError, match="to test on"):
         data.test_dataloader()
 
 
 def test_a_test_class_that_is_not_trained_on_is_a_mistake(image_folder):
     root = image_folder()
     (root / "test" / "emu").mkdir()
-    with pytest.raises(Mistake, match="test/emu has no counterpart"):
+    with pytest.raises(UserError, match="test/emu has no counterpart"):
         ImageFolder(root=str(root)).setup()
 
 
 def test_an_empty_class_is_a_mistake(image_folder):
     root = image_folder()
     (root / "train" / "emu").mkdir()
-    with pytest.raises(Mistake, match="no images of class 'emu'"):
+    with pytest.raises(UserError, match="no images of class 'emu'"):
         ImageFolder(root=str(root)).setup()
 
 
@@ -198,12 +198,12 @@ def offline(monkeypatch):
 @pytest.mark.parametrize("cls", [CIFAR10, MNIST])
 @pytest.mark.usefixtures("offline")
 def test_missing_data_is_a_mistake_that_says_where_to_put_it(cls, tmp_path):
-    with pytest.raises(Mistake, match="Name or service not known") as error:
+    with pytest.raises(UserError, match="Name or service not known") as error:
         cls(root=str(tmp_path)).locate()
     assert f"Put its original files in {tmp_path}/" in str(error.value)
     assert len(str(error.value).splitlines()) == 2
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-    with pytest.raises(Mistake, match="download is off"):
+    with pytest.raises(UserError, match="download is off"):
         cls(root=str(tmp_path / "elsewhere"), download=False).locate()
     assert not (tmp_path / "elsewhere").exists()
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-import callbacks as shelf
+from lightning_depth import callbacks as shelf
 from lightning_depth.data import EmbeddedDigits
 from lightning_depth.models import ResNet
 from tests.commands import SERVER

@@ -5,7 +5,7 @@ import json
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-import callbacks as shelf
+from lightning_depth import callbacks as shelf
 from lightning_depth import data as made
 from lightning_depth.models import MLP, ConvNet, DeepLinear, HuhCNN
 from lightning_depth.probes import AbstractProbe

@@ -6,11 +6,11 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from lightning_depth.calls import Call
-from lightning_depth.data.images import AbstractImageData
-from lightning_depth.data.sources import Arrays, Source
+from lightning_depth.data.base.images import AbstractImageData
+from lightning_depth.data.base.sources import Arrays, Source
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.probes import AbstractProbe
+from lightning_depth.probes.calls import Call
 from lightning_depth.seeds import generator
 
 

@@ -8,12 +8,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_depth.errors import UserError
 from lightning_depth.figures.clustering import clustered_order
 from lightning_depth.figures.page import Page
 from lightning_depth.figures.pictures import draw_pictures, read_pictures, rows_of
 from lightning_depth.figures.report import draw
 from lightning_depth.figures.style import STYLE, WIDTH
-from lightning_depth.mistakes import Mistake
 
 LONG = "netz.größe.层归一化." + "sehr_langer_name_" * 6
 
@@ -93,7 +93,7 @@ def test_a_broken_file_is_named(tmp_path, kind):
     write(tmp_path, "spectrum", 3, {"net/x": np.random.default_rng(0).random(500)})
     path = tmp_path / "pictures" / "spectrum" / "epoch-00003.npz"
     broken(kind, path)
-    with pytest.raises(Mistake, match=r"spectrum/epoch-00003.npz: not a file of arrays"):
+    with pytest.raises(UserError, match=r"spectrum/epoch-00003.npz: not a file of arrays"):
         read_pictures(tmp_path)
     assert read_pictures(tmp_path, until=2) == []
 

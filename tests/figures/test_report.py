@@ -19,11 +19,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from lightning_depth.errors import UserError
 from lightning_depth.figures import report as report_module
 from lightning_depth.figures.curves import _limit_y
 from lightning_depth.figures.report import draw, report
 from lightning_depth.figures.wording import short_names
-from lightning_depth.mistakes import Mistake
 
 SUMMARY: dict[str, Any] = {
     "run": "resnet_depth18_width16_seed0",
@@ -624,21 +624,21 @@ def test_a_run_before_its_first_epoch_has_a_page(tmp_path: Path) -> None:
 def test_a_malformed_table_is_a_mistake_with_its_place(tmp_path: Path, name: str, text: str, said: str) -> None:
     write_metrics(tmp_path, 2)
     (tmp_path / name).write_text(text)
-    with pytest.raises(Mistake) as mistake:
+    with pytest.raises(UserError) as user_error:
         report(tmp_path)
-    assert str(tmp_path / name) in str(mistake.value)
-    assert said in str(mistake.value)
+    assert str(tmp_path / name) in str(user_error.value)
+    assert said in str(user_error.value)
     assert not (tmp_path / "report.png").exists()
 
 
 def test_a_table_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(b"epoch,loss\n1,\xff\xfe\n")
-    with pytest.raises(Mistake, match=r"metrics\.csv: not a csv file in UTF-8"):
+    with pytest.raises(UserError, match=r"metrics\.csv: not a csv file in UTF-8"):
         draw(tmp_path)
 
 
 def test_a_directory_without_tables_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(Mistake, match=r"neither metrics\.csv nor readings\.csv"):
+    with pytest.raises(UserError, match=r"neither metrics\.csv nor readings\.csv"):
         report(tmp_path)
 
 

@@ -23,7 +23,7 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity, linear_kernel
 from torch import Tensor, nn
 
-import callbacks
+from lightning_depth import callbacks
 from lightning_depth.measures.gram import cosine_gram, linear_gram
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import frobenius_norm, layer_operator

@@ -7,10 +7,10 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_depth.data.tensors import AbstractTensorData
+from lightning_depth.data.base.tensors import AbstractTensorData
+from lightning_depth.errors import UserError
 from lightning_depth.measures.linear_networks import linear_operator
 from lightning_depth.measures.operators import frobenius_norm
-from lightning_depth.mistakes import Mistake
 from lightning_depth.models import MLP, ConvNet, DeepLinear, FullyConv, HuhCNN, Imported, ResNet
 from lightning_depth.models.activations import Sine, activation
 from lightning_depth.models.deep_linear import LinearBlock, Toeplitz
@@ -565,29 +565,29 @@ def test_the_same_seed_draws_the_same_weights(name):
     ],
 )
 def test_wrong_arguments_are_named(family, arguments, said):
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         family(**arguments)
 
 
 def test_networks_that_do_not_fit_the_data_are_named():
     circular = {"kernel_size": 7, "padding_mode": "circular"}
     for family, more in ((ConvNet, {"output": "classes"}), (FullyConv, {})):
-        with pytest.raises(Mistake, match="7 x 7 is larger than an image of 6 x 6"):
+        with pytest.raises(UserError, match="7 x 7 is larger than an image of 6 x 6"):
             built(family, shape=(1, 6, 6), **circular, **more)
     model = built(ConvNet, shape=(1, 8, 8), depth=1, target_shape=(1, 8, 8), **circular)
     model(images(1, 1, 7, 9))
-    with pytest.raises(Mistake, match="larger than an image of 5 x 9"):
+    with pytest.raises(UserError, match="larger than an image of 5 x 9"):
         model(images(1, 1, 5, 9))
-    with pytest.raises(Mistake, match="these are classes"):
+    with pytest.raises(UserError, match="these are classes"):
         built(ConvNet, depth=1)
-    with pytest.raises(Mistake, match=r"these are of shape \(5,\)"):
+    with pytest.raises(UserError, match=r"these are of shape \(5,\)"):
         built(ConvNet, depth=1, target_shape=(5,))
-    with pytest.raises(Mistake, match="image_size of at least 8"):
+    with pytest.raises(UserError, match="image_size of at least 8"):
         built(HuhCNN, shape=(3, 6, 6))
-    with pytest.raises(Mistake, match="initial_scale=0"):
+    with pytest.raises(UserError, match="initial_scale=0"):
         built(MLP, initial_scale=0.0)
-    with pytest.raises(Mistake, match="beta=-1"):
+    with pytest.raises(UserError, match="beta=-1"):
         built(MLP, initial="ntk", beta=-1.0)
-    with pytest.raises(Mistake, match="omega_0=0"):
+    with pytest.raises(UserError, match="omega_0=0"):
         built(MLP, activation="sine", omega_0=0.0)
     assert repr(Sine(2.0)) == "Sine(omega_0=2.0)"

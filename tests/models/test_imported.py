@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_depth.data import EmbeddedDigits
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models import Imported
 
 SHAPE = (3, 16, 16)
@@ -106,7 +106,7 @@ def test_what_it_refuses(tmp_path, monkeypatch, arguments, shape, said):
     torch.save(nn.Linear(2, 2).state_dict(), "other.pt")
     torch.save([1], "list.pt")
     (tmp_path / "bytes.pt").write_bytes(b"abc")
-    with pytest.raises(Mistake, match=said) as refused:
+    with pytest.raises(UserError, match=said) as refused:
         Imported(**arguments).build(shape, 4)
     assert len(str(refused.value).splitlines()) <= 2
 

@@ -6,10 +6,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 
-from callbacks import WeightDistance
-from lightning_depth.data.tensors import AbstractTensorData
-from lightning_depth.expansion import ExpandedLayer, collapse, expand
-from lightning_depth.mistakes import Mistake
+from lightning_depth.callbacks import WeightDistance
+from lightning_depth.data.base.tensors import AbstractTensorData
+from lightning_depth.errors import UserError
+from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand
 from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.regularisers import chosen_weights, penalty, regularisation, truncate
 from lightning_depth.runs.record import RunRecord
@@ -126,7 +126,7 @@ def test_weights_are_chosen_by_name():
 )
 def test_a_wrong_regulariser_shows_before_training(regulariser, said):
     model = Small(input_shape=(1, 4, 4), num_classes=2, regularisers=[regulariser])
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         model.configure_model()
 
 
@@ -156,11 +156,11 @@ def test_low_rank_weights_are_the_best_of_their_rank():
     assert int(torch.linalg.matrix_rank(after)) == 2
     sigma = torch.linalg.svdvals(before)
     torch.testing.assert_close((before - after).norm(), sigma[2:].norm())  # Eckart and Young
-    with pytest.raises(Mistake, match="None of the chosen weights has a higher rank than 3"):
+    with pytest.raises(UserError, match="None of the chosen weights has a higher rank than 3"):
         truncate(net, 3, ["1.weight"])
-    with pytest.raises(Mistake, match="at least 1"):
+    with pytest.raises(UserError, match="at least 1"):
         truncate(net, 0)
-    with pytest.raises(Mistake, match="No weight matrix matches"):
+    with pytest.raises(UserError, match="No weight matrix matches"):
         truncate(net, 1, ["*.bias"])
 
 
@@ -253,10 +253,10 @@ def test_a_goal_that_is_reached_at_the_cap_is_named(tmp_path):
 
 
 def test_goals_that_cannot_be_are_refused(tmp_path):
-    with pytest.raises(Mistake, match="check_every must be at least 1"):
+    with pytest.raises(UserError, match="check_every must be at least 1"):
         Small(check_every=0)
     data = Numbers(train_samples=10, test_samples=10, batch_size=5)
-    with pytest.raises(Mistake, match="no accuracy"):
+    with pytest.raises(UserError, match="no accuracy"):
         fitted(tmp_path, data, loss="mse", stop_at_train_acc=1.0)
     model, _ = fitted(tmp_path, data, loss="mse", stop_at_train_loss=100.0)
     assert model.stopped_by == "training loss reached 100.0"
@@ -330,7 +330,7 @@ def test_a_lot_is_what_lightning_counts(tmp_path):
     ],
 )
 def test_what_several_steps_at_once_cannot_do_is_refused(trainer, said, tmp_path):
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         fitted(tmp_path, trainer=trainer, steps_at_once=2)
 
 
@@ -340,7 +340,7 @@ def test_several_steps_at_once_would_pass_by_a_training_step_of_ones_own(tmp_pat
             return 2 * super().training_step(batch, batch_idx)
 
     data = Signs(train_samples=40, test_samples=10, batch_size=20)
-    with pytest.raises(Mistake, match="steps_at_once=2 needs a family without a training_step of its own"):
+    with pytest.raises(UserError, match="steps_at_once=2 needs a family without a training_step of its own"):
         Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(
             Own(seed=1, steps_at_once=2), datamodule=data
         )
@@ -351,7 +351,7 @@ def test_several_steps_at_once_need_data_that_serve_them(tmp_path):
         def train_dataloader(self):
             return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*self.split("train")), 20)
 
-    with pytest.raises(Mistake, match="steps_at_once=2 needs data of lightning_depth"):
+    with pytest.raises(UserError, match="steps_at_once=2 needs data of lightning_depth"):
         fitted(tmp_path, Foreign(train_samples=40, test_samples=10, batch_size=20), steps_at_once=2)
-    with pytest.raises(Mistake, match="steps_at_once must be at least 1"):
+    with pytest.raises(UserError, match="steps_at_once must be at least 1"):
         Small(steps_at_once=0)

@@ -3,9 +3,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from callbacks import WeightDistance
+from lightning_depth.callbacks import WeightDistance
 from lightning_depth.data import EmbeddedDigits
-from lightning_depth.mistakes import Mistake
+from lightning_depth.errors import UserError
 from lightning_depth.models import ResNet
 from lightning_depth.models.losses import sample_losses
 from lightning_depth.models.resnet import TABLE_1, ResNetNetwork
@@ -72,8 +72,8 @@ def test_any_channels_size_and_classes(shape):
         ({"depth": 18, "width": 0}, "at least 1"),
     ],
 )
-def test_mistakes_are_named(arguments, said):
-    with pytest.raises(Mistake, match=said):
+def test_user_errors_are_named(arguments, said):
+    with pytest.raises(UserError, match=said):
         ResNet(**arguments)
 
 
@@ -172,9 +172,9 @@ def test_a_checkpoint_is_enough_to_build_the_network_again(tmp_path):
 
 def test_a_network_that_does_not_fit_the_data_is_refused(tmp_path):
     model = ResNet(depth=10, width=2, num_classes=3)
-    with pytest.raises(Mistake, match="num_classes=3, but the data have 10"):
+    with pytest.raises(UserError, match="num_classes=3, but the data have 10"):
         trainer(max_epochs=1, default_root_dir=tmp_path).fit(model, datamodule=digits())
-    with pytest.raises(Mistake, match="needs input_shape"):
+    with pytest.raises(UserError, match="needs input_shape"):
         ResNet(depth=10).configure_model()
 
 

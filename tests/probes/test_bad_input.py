@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import callbacks as shelf
-from callbacks import (
+from lightning_depth import callbacks as shelf
+from lightning_depth.callbacks import (
     ActivationImages,
     EffectiveRank,
     FeatureSimilarity,
@@ -23,8 +23,8 @@ from callbacks import (
     Spectrum,
     WeightDistance,
 )
+from lightning_depth.errors import UserError
 from lightning_depth.measures.collapse import expected_errors, vote_predictions_nxn
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe
 from tests.probes.foreign import Data, Foreign, autoencoder, convnet, loaders, readings, trainer, validated
 
@@ -73,7 +73,7 @@ def test_weights_that_are_not_finite_are_named(probe, bad):
     made = Spectrum(of="gram") if probe == "gram" else make(probe)
     module = suited(type(made))
     module.model[0][0].weight.data[0, 0, 0, 0] = bad
-    with pytest.raises(Mistake, match=rf"^{type(made).__name__}, (.*, )?epoch 1: ") as error:
+    with pytest.raises(UserError, match=rf"^{type(made).__name__}, (.*, )?epoch 1: ") as error:
         fitted(module, made)
     assert any(name in str(error.value) for name in ("model.", "output", "prediction")), error.value
     assert is_short(error)
@@ -104,7 +104,7 @@ def test_activations_that_are_not_finite_are_named(probe, bad):
     if probe in (OperatorNorm, Spectrum, WeightDistance):  # they look at weights alone
         assert all(math.isfinite(value) for value in fitted(module, made).values())
         return
-    with pytest.raises(Mistake, match=rf"^{type(made).__name__}, (.*, )?epoch 1: ") as error:
+    with pytest.raises(UserError, match=rf"^{type(made).__name__}, (.*, )?epoch 1: ") as error:
         fitted(module, made)
     assert any(name in str(error.value) for name in ("model.", "output", "prediction")), error.value
     assert is_short(error)
@@ -120,7 +120,7 @@ FILTERED = [p for p in PROBES if p not in (LinearOperator, IdentityConstant, Loc
 @pytest.mark.parametrize("probe", [*FILTERED, "gram"], **name_of)
 def test_a_filter_that_matches_nothing_is_a_mistake(probe, layers):
     made = Spectrum(of="gram", layers=layers) if probe == "gram" else make(probe, layers=layers)
-    with pytest.raises(Mistake, match=rf"^{type(made).__name__}: no .*matches \[") as error:
+    with pytest.raises(UserError, match=rf"^{type(made).__name__}: no .*matches \[") as error:
         fitted(convnet(), made)
     assert str(layers) in str(error.value)
     assert is_short(error)
@@ -145,7 +145,7 @@ def test_a_layer_that_is_never_called(probe):
             "model.spare",
         }
         return
-    with pytest.raises(Mistake, match=rf"^{type(made).__name__}: .*model.spare is never called") as error:
+    with pytest.raises(UserError, match=rf"^{type(made).__name__}: .*model.spare is never called") as error:
         fitted(Foreign(Idle()), made)
     assert is_short(error)
 
@@ -261,13 +261,13 @@ def test_tensors_that_start_at_zero_have_no_distance():
 
 
 def test_fewer_samples_than_a_similarity_needs():
-    with pytest.raises(Mistake, match=r"^FeatureSimilarity, epoch 0: the debiased HSIC needs 4 samples, not 3"):
+    with pytest.raises(UserError, match=r"^FeatureSimilarity, epoch 0: the debiased HSIC needs 4 samples, not 3"):
         validated(convnet(), FeatureSimilarity(samples=3))
 
 
 @pytest.mark.parametrize("probe", [RepresentationCollapse, LinearOperator, NeuralCollapse, IdentityConstant])
 def test_training_samples_that_nobody_gave(probe):
-    with pytest.raises(Mistake, match=r"^A probe needs train samples: .*probe_dataloader"):
+    with pytest.raises(UserError, match=r"^A probe needs train samples: .*probe_dataloader"):
         trainer([probe()]).validate(convnet(), loaders()[1], verbose=False)
 
 
@@ -307,13 +307,13 @@ def of_classes(*classes):
 
 
 def test_classes_that_no_training_sample_shows():
-    with pytest.raises(Mistake, match=r"^RepresentationCollapse: .*label 3.* 3 classes.*num_classes") as error:
+    with pytest.raises(UserError, match=r"^RepresentationCollapse: .*label 3.* 3 classes.*num_classes") as error:
         validated(convnet(), RepresentationCollapse(), of_classes(0, 1, 2))
     assert is_short(error)
     found, messages = said(validated, convnet(), NeuralCollapse(), of_classes(0, 1, 2))
     assert any("NeuralCollapse: no nc3 and no nc4 at model.3: it has 4 outputs for 3 classes" in m for m in messages)
     assert "nc3" not in {key for _, key in found}
-    with pytest.raises(Mistake, match=r"^NeuralCollapse, .*epoch 0: .*two classes or more, not 1"):
+    with pytest.raises(UserError, match=r"^NeuralCollapse, .*epoch 0: .*two classes or more, not 1"):
         validated(convnet(), NeuralCollapse(), of_classes(0))
 
 
@@ -418,7 +418,7 @@ def test_networks_without_derivatives_and_integer_inputs(probe, kind):
     if kind == "no_grad" and probe is WeightDistance:
         return  # it cannot be trained, so there is no start
     if (kind, probe.__name__) in MISTAKES:
-        with pytest.raises(Mistake, match=rf"^{probe.__name__}, epoch .: {MISTAKES[kind, probe.__name__]}") as error:
+        with pytest.raises(UserError, match=rf"^{probe.__name__}, epoch .: {MISTAKES[kind, probe.__name__]}") as error:
             look()
         assert is_short(error)
         return
@@ -456,7 +456,7 @@ def test_batches_that_are_dicts_are_named(probe):
 
     x, y = loaders()[0].dataset.tensors
     keyed = DataLoader([{"x": a, "y": b} for a, b in zip(x, y, strict=True)], 16)
-    with pytest.raises(Mistake, match=r"^Probes need batches of \(inputs, targets\) tensors; this one is a dict\."):
+    with pytest.raises(UserError, match=r"^Probes need batches of \(inputs, targets\) tensors; this one is a dict\."):
         fitted(Keyed(convnet().model), make(probe), (keyed, keyed))
 
 
@@ -503,7 +503,7 @@ def test_a_custom_function_without_forward_mode():
     exact = [torch.linalg.svdvals(torch.func.jacrev(lambda s: conv(s[None]) ** 3)(s).reshape(128, 192))[0] for s in x]
     assert found["model.0", "max"] == pytest.approx(float(max(exact)), rel=1e-3)
     module = Foreign(nn.Sequential(Stage(OnceCube), nn.Flatten(), nn.Linear(128, 4)))
-    with pytest.raises(Mistake, match=r"^JacobianNorm: model.0 has no derivative in forward mode") as error:
+    with pytest.raises(UserError, match=r"^JacobianNorm: model.0 has no derivative in forward mode") as error:
         validated(module, JacobianNorm(layers=["model.0"], samples=3))
     assert is_short(error)
     # Written out, it needs no forward mode.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-import callbacks as shelf
-from lightning_depth.mistakes import Mistake
+from lightning_depth import callbacks as shelf
+from lightning_depth.errors import UserError
 from lightning_depth.probes import AbstractProbe
 from tests.probes.foreign import autoencoder, convnet, loaders, mlp, resnet18, trainer, vit
 
@@ -40,7 +40,7 @@ UNSUITED = {
 }
 
 
-REFUSED = [("NeuralCollapse", "autoencoder")]  # with a Mistake, before any training
+REFUSED = [("NeuralCollapse", "autoencoder")]  # with a UserError, before any training
 
 
 def make(probe, **arguments):
@@ -170,7 +170,7 @@ def test_pictures_are_finite_named_and_of_layers_that_are_read(look):
 @pytest.mark.parametrize(("probe", "network"), REFUSED)
 def test_a_probe_that_refuses_a_network_leaves_nothing_behind(probe, network):
     module, made = NETWORKS[network](), make(getattr(shelf, probe))
-    with pytest.raises(Mistake, match=rf"^{probe} finds no .* name a layer"):
+    with pytest.raises(UserError, match=rf"^{probe} finds no .* name a layer"):
         trainer([made]).fit(module, *loaders())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     assert not {"network", "trainer"} & vars(made).keys()

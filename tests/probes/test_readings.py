@@ -8,11 +8,11 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import EffectiveRank, OperatorNorm, RepresentationCollapse
-from lightning_depth.calls import stages, trace
+from lightning_depth.callbacks import EffectiveRank, OperatorNorm, RepresentationCollapse
+from lightning_depth.errors import UserError
 from lightning_depth.measures.collapse import expected_errors, vote_predictions_nxn
-from lightning_depth.mistakes import Mistake
 from lightning_depth.probes import AbstractProbe
+from lightning_depth.probes.calls import stages, trace
 from tests.probes.foreign import Foreign, convnet, loaders, mlp, resnet18, trainer
 
 
@@ -99,7 +99,7 @@ def test_stages_of_nested_and_flat_networks():
 def test_layer_filter():
     found, *_ = validated(convnet(), OperatorNorm(layers=["*.0.0", "model.3"]))
     assert [layer for layer, key in found if key == "norm"] == ["model.0.0", "model.3"]
-    with pytest.raises(Mistake, match=r"no layer matches \['nothing'\]"):
+    with pytest.raises(UserError, match=r"no layer matches \['nothing'\]"):
         validated(convnet(), OperatorNorm(layers=["nothing"]))
 
 
@@ -157,7 +157,7 @@ def test_labels_must_be_classes():
         def validation_step(self, batch, batch_idx):
             pass
 
-    with pytest.raises(Mistake, match="one integer class label a sample"):
+    with pytest.raises(UserError, match="one integer class label a sample"):
         trainer([RepresentationCollapse()]).fit(Regression(mlp().model), train, train)
 
 
@@ -166,7 +166,7 @@ def test_activations_that_are_not_numbers_stop_the_probe_by_name(bad):
     module = convnet()
     nn.init.constant_(module.model[0][0].weight, bad)
     for probe in (OperatorNorm(), EffectiveRank(), RepresentationCollapse()):
-        with pytest.raises(Mistake, match=rf"{type(probe).__name__}.* epoch 1"):
+        with pytest.raises(UserError, match=rf"{type(probe).__name__}.* epoch 1"):
             trainer([probe], max_epochs=1).fit(module, *loaders())
 
 
@@ -184,7 +184,7 @@ def epochs_of(probe, **arguments):
 def test_geometric_and_last_schedules():
     assert epochs_of(OperatorNorm(every="geometric"), max_epochs=6) == [1, 2, 4, 6]
     assert epochs_of(OperatorNorm(every="last"), max_epochs=3) == [3]
-    with pytest.raises(Mistake, match="every must be a number of epochs, geometric or last, not 0"):
+    with pytest.raises(UserError, match="every must be a number of epochs, geometric or last, not 0"):
         OperatorNorm(every=0)
 
 
@@ -236,7 +236,7 @@ def test_a_filter_that_names_a_module_which_is_never_called_says_so():
         def forward(self, x):
             return self.head(x.flatten(1))
 
-    with pytest.raises(Mistake, match=r"model\.spare is never called"):
+    with pytest.raises(UserError, match=r"model\.spare is never called"):
         trainer([OperatorNorm(layers=["*.spare"])]).fit(Foreign(Idle()), *loaders())
     with pytest.warns(UserWarning, match=r"OperatorNorm: model.spare \(Linear\) is never called"):
         trainer([OperatorNorm()]).fit(Foreign(Idle()), *loaders())

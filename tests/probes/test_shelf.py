@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks import (
+from lightning_depth.callbacks import (
     ActivationImages,
     FeatureSimilarity,
     IdentityConstant,
@@ -24,10 +24,10 @@ from callbacks import (
     Spectrum,
     WeightDistance,
 )
+from lightning_depth.errors import UserError
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import layer_operator
 from lightning_depth.measures.similarity import linear_cka
-from lightning_depth.mistakes import Mistake
 from lightning_depth.models.resnet import ResNet
 from tests.probes.foreign import (
     Autoencoder,
@@ -433,9 +433,9 @@ def test_the_start_of_a_foreign_network_survives_a_checkpoint(tmp_path):
     # A probe that comes later has not seen the start.
     trainer(max_epochs=1).fit(module := mlp(), *loaders())
     module.trainer.save_checkpoint(tmp_path / "without.ckpt")
-    with pytest.raises(Mistake, match="WeightDistance needs the weights at the start of training"):
+    with pytest.raises(UserError, match="WeightDistance needs the weights at the start of training"):
         fitted(3, ckpt_path=tmp_path / "without.ckpt", weights_only=False)
-    with pytest.raises(Mistake, match="WeightDistance needs the weights at the start of training"):
+    with pytest.raises(UserError, match="WeightDistance needs the weights at the start of training"):
         validated(mlp(), WeightDistance())
 
 
@@ -528,7 +528,7 @@ def test_feature_similarity_to_another_run_of_the_family(tmp_path):
     np.testing.assert_allclose({p.key: p.values for p in probe.pictures}["cka_reference"], expected, atol=1e-9)
     assert [found[layer, "reference"] for layer in STAGES] == pytest.approx(np.diag(expected), abs=1e-9)
     assert found["model.3", "reference"] < 0.99
-    with pytest.raises(Mistake, match=r"FeatureSimilarity: .*this.ckpt is no checkpoint of this family"):
+    with pytest.raises(UserError, match=r"FeatureSimilarity: .*this.ckpt is no checkpoint of this family"):
         validated(mlp(), FeatureSimilarity(reference=str(tmp_path / "this.ckpt")))
 
 

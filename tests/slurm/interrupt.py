@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_depth import early
-from lightning_depth.runs.requeue import job_id
+from lightning_depth.training import signals
+from lightning_depth.training.requeue import job_id
 
 
 class Interrupt(Callback):
@@ -28,6 +28,6 @@ class Interrupt(Callback):
         command = os.environ.get("INTERRUPT_BY", f"scancel --signal=USR1 {job_id(os.environ)}")
         subprocess.run(command, shell=True)  # may die of the signal itself: Slurm sends it to every process
         deadline = time.monotonic() + 20
-        while not early.pending:
+        while not signals.pending:
             assert time.monotonic() < deadline, "the signal never came"
             time.sleep(0.01)

@@ -33,7 +33,7 @@ trainer:
   accelerator: cpu
   max_epochs: {EPOCHS}
   callbacks:
-    - class_path: callbacks.EffectiveRank
+    - class_path: lightning_depth.callbacks.EffectiveRank
     - class_path: interrupt.Interrupt
 """
 

@@ -1,0 +1,1 @@
+"""The commands of `main.py`: each parses, resolves and runs."""

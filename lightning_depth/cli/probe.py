@@ -1,0 +1,178 @@
+"""`python main.py probe`: look at a checkpoint, or at somebody else's network, with any probe."""
+
+import argparse
+import json
+import shlex
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+
+from lightning_depth.cli.main import check_config_files, config_files
+from lightning_depth.errors import UserError
+
+USAGE = """usage: python main.py probe --ckpt FILE [--probe CLASS [--probe.KEY VALUE ...]] ... [--out DIR]
+       python main.py probe --model NETWORK [--model.KEY VALUE ...] [--ckpt WEIGHTS] --data CLASS ... [--probe ...]
+       python main.py probe --config FILE ... [--probe ...]
+
+  --ckpt FILE       a run's checkpoint; its network, data and probes are those of the config.yaml of its run. With
+                    --model: a file of weights (a state_dict).
+  --model NETWORK   import path of any torch.nn.Module's class or function, such as torchvision.models.resnet18, with
+                    its arguments; or of a LightningModule.
+  --data CLASS      a data module, with its arguments. --data.image_size 224 --data.rgb true suit ImageNet's networks.
+  --probe CLASS     a probe, with its arguments; can be given several times. Default: those of the run's config, else
+                    OperatorNorm, EffectiveRank and RepresentationCollapse.
+  --out DIR         where table and picture go: a new directory. Default: RUN/probed-CHECKPOINT, or runs/probed-NETWORK.
+
+Every other option (--trainer.devices 2, --seed_everything 1, ...) is one of `python main.py validate --help`.
+
+  python main.py probe --ckpt runs/resnet_depth/checkpoints/last.ckpt --probe Spectrum
+  python main.py probe --model torchvision.models.resnet18 --data CIFAR10 --probe OperatorNorm --probe.rtol 1e-3"""
+# What Lightning says of a checkpoint that is looked at and not resumed, and what is not true of weights from elsewhere.
+IDLE = (".*callbacks used to create the checkpoint", "The dirpath has changed", ".*the network has its initial weights")
+DEFAULT_PROBES = ("OperatorNorm", "EffectiveRank", "RepresentationCollapse")
+
+
+def main(arguments: list[str]) -> None:
+    """Parse `arguments`, validate with the probes, write what they read."""
+    if not arguments or any(a in ("-h", "--help") for a in arguments):
+        print(USAGE)
+        return
+    own, rest = _own(arguments)
+    words, name, root, checkpoint = translated(own, rest)
+    check_config_files(words)
+    from lightning_depth.cli.lightning_cli import run_trainer_command
+    from lightning_depth.runs.probing import ProbeRecord
+
+    provenance = {"command": "python main.py probe " + shlex.join(arguments)}
+    provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
+    record = ProbeRecord(root, name, checkpoint, provenance)
+    with warnings.catch_warnings():
+        for message in IDLE:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            run_trainer_command(["validate", *words, "--verbose", "false"], [record])
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{own.ckpt} does not hold the weights of this network: {said}") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}.\nSee python main.py probe --help.")
+
+
+def _own(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Parser(prog="python main.py probe", add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model")
+    own, rest = parser.parse_known_args(arguments)
+    stray = next((word for word in rest if not word.startswith("-")), None)
+    if rest and rest[0] == stray:
+        raise UserError(f"{stray!r} is no option of probe.\nSee python main.py probe --help.")
+    return own, rest
+
+
+def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str, Path, Path | None]:
+    """The words of `validate` that do what was asked for; name and root of the new directory; the run's checkpoint."""
+    words: list[str] = []
+    checkpoint = None
+    if own.model is not None:
+        name, root = f"probed-{own.model.rpartition('.')[2]}", Path("runs")
+        words += _network(own, rest)
+        if "--ckpt_path" in words:
+            checkpoint = own.ckpt
+        if not any(word.startswith("--data") for word in rest):
+            raise UserError("The probes need data to show the network: give --data, for example --data CIFAR10.")
+    elif own.ckpt is not None:
+        checkpoint, run = own.ckpt, own.ckpt.resolve().parent.parent
+        name, root = f"probed-{own.ckpt.stem}", run
+        if not config_files(rest):
+            if own.ckpt.is_file() and not (run / "config.yaml").is_file():
+                raise UserError(
+                    f"{own.ckpt} lies in no run's directory: there is no {run / 'config.yaml'}.\n"
+                    "Give the --config of its network and data, or --model and --data."
+                )
+            if own.ckpt.is_file():
+                words += ["--config", str(run / "config.yaml")]
+            else:
+                raise UserError(f"There is no checkpoint {own.ckpt}.")
+        words += ["--ckpt_path", str(own.ckpt)]
+    else:
+        name, root = f"probed-{next((p.stem for p in config_files(rest)), 'network')}", Path("runs")
+        if not config_files(rest):
+            raise UserError(
+                "No network to look at: give --ckpt, --model or --config.\nSee python main.py probe --help."
+            )
+    if own.out is not None:
+        out = own.out if own.out.name not in ("", "..") else own.out.resolve()
+        name, root = out.name, out.parent
+    return words + _probes(rest, default=own.model is not None), name, root, checkpoint
+
+
+def _network(own: argparse.Namespace, rest: list[str]) -> list[str]:
+    """The options for `--model` and its arguments, which are taken out of `rest`."""
+    from lightning.pytorch import LightningModule
+
+    from lightning_depth import models
+    from lightning_depth.models.imported import found
+
+    network = getattr(models, own.model, None) or found(own.model)
+    if isinstance(network, type) and issubclass(network, LightningModule):
+        weights = [] if own.ckpt is None else ["--ckpt_path", str(own.ckpt)]
+        return [f"--model={network.__module__}.{network.__qualname__}", *weights]
+    arguments = {}
+    for key, value in _taken(rest, "--model."):
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--model.{key} {value}: not a value that YAML knows.") from error
+    words = ["--model=lightning_depth.models.Imported", f"--model.network={own.model}"]
+    if arguments:
+        words.append(f"--model.arguments={json.dumps(arguments)}")
+    if own.ckpt is not None:
+        words.append(f"--model.state={own.ckpt}")
+    return words
+
+
+def _taken(rest: list[str], prefix: str) -> list[tuple[str, str]]:
+    """The (key, value) pairs of options that start with `prefix`, taken out of `rest`."""
+    found, kept = [], []
+    words = iter(rest)
+    for word in words:
+        if word.startswith(prefix):
+            key, equals, value = word.removeprefix(prefix).partition("=")
+            found.append((key, value if equals else next(words, "")))
+        else:
+            kept.append(word)
+    rest[:] = kept
+    return found
+
+
+def _probes(rest: list[str], default: bool) -> list[str]:
+    """`rest` with each probe as a callback of the trainer; those of a config only where no other is asked for."""
+    probes: list[str] = []
+    others: list[str] = []
+    pending = iter(rest)
+    for word in pending:
+        if word == "--probe" or word.startswith("--probe="):
+            given = word.removeprefix("--probe").removeprefix("=") or next(pending, "")
+            if not given or given.startswith("--"):
+                raise UserError("--probe needs the name of a probe, such as Spectrum.")
+            probes.append(f"--trainer.callbacks+={given}")
+        elif word.startswith("--probe."):
+            if not probes:
+                raise UserError(f"{word.split('=')[0]} belongs to no --probe: it comes after the one that it is for.")
+            key, equals, value = word.removeprefix("--probe.").partition("=")
+            probes.append(f"--trainer.callbacks.{key}={value if equals else next(pending, '')}")
+        else:
+            others.append(word)
+    if default and not probes:
+        probes = [f"--trainer.callbacks+={probe}" for probe in DEFAULT_PROBES]
+    # After the configs, or theirs would come back.
+    return [*others, "--trainer.callbacks=null", *probes] if probes else others

@@ -1,0 +1,18 @@
+"""`python main.py report runs/NAME ...`: draw the report of a run directory again. Needs no torch."""
+
+import argparse
+from pathlib import Path
+
+from lightning_depth.errors import UserError
+from lightning_depth.figures.report import report
+from lightning_depth.runs.directory import read_summary
+
+
+def main(arguments: list[str]) -> None:
+    """Draw `report.png` in each directory named by `arguments` and print its path."""
+    parser = argparse.ArgumentParser(prog="python main.py report", description="Draw the report of a run again.")
+    parser.add_argument("directory", nargs="+", type=Path, help="a run directory, such as runs/resnet_depth")
+    for directory in parser.parse_args(arguments).directory:
+        if not (directory / "metrics.csv").is_file():
+            raise UserError(f"{directory} is no run directory with a finished epoch: it has no metrics.csv.")
+        print(report(directory, read_summary(directory)))

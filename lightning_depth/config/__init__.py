@@ -1,0 +1,1 @@
+"""Words on the command line and YAML become one resolved config."""

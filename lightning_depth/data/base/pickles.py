@@ -1,0 +1,160 @@
+"""Pickles read as data: arrays of numbers in plain containers, and nothing that a pickle could execute."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import Shaped
+
+from lightning_depth.errors import UserError
+
+# What unpickling broken bytes raises, by the documentation of `pickle` ("not necessarily limited to") and by trying.
+BROKEN = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """A pickled dictionary of arrays, numbers, strings and plain containers, of Python 2 or 3.
+
+    The few names by which numpy's arrays are pickled stand for inert objects here: numpy's own (C) reconstruction never
+    sees the file, nothing is imported, and no name outside the list below is looked up.
+
+    Args:
+        path: the file. Strings of Python 2 are read as latin-1; keys in bytes become strings.
+
+    Raises:
+        UserError: the file names anything else (it says what), is truncated, or holds no dictionary.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _Reader(file, encoding="latin1").load()
+    except _Refused as refused:
+        raise UserError(
+            f"{path} was not read: {refused}, and a data file may hold only arrays of numbers and plain containers.\n"
+            "Replace it by the published file."
+        ) from None
+    except BROKEN as error:
+        raise UserError(f"{path} is corrupt or truncated: {error or type(error).__name__}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__} where a dictionary of arrays was expected.")
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): (
+            value.array if isinstance(value, _Array) and value.array is not None else value
+        )
+        for key, value in content.items()
+    }
+
+
+class _Refused(Exception):
+    """A pickle asks for what no data file needs; says what."""
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler that knows the names by which numpy pickles arrays, and no other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        modules, make = ALLOWED.get(name, ((), None))
+        if module not in modules or make is None:
+            raise _Refused(f"it asks for {module}.{name}")
+        return _Maker(make)
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise _Refused("it refers to an object outside itself")
+
+
+class _Maker:
+    """What stands for a function or class of numpy: it can be called, and not be changed by the pickle."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any) -> Any:
+        return self._make(*args)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise _Refused("it alters a function of numpy")
+
+
+class _Dtype:
+    """A numpy dtype of booleans, integers or floating-point numbers, in the making."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not isinstance(code, str) or code[:1] not in ("b", "i", "u", "f") or not code[1:].isdecimal():
+            raise _Refused(f"it holds an array of type {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, order, *fields = state
+        if order not in ("<", ">", "|", "=") or any(fields[:3]):
+            raise _Refused("it holds an array of a compound type")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """A numpy array in the making."""
+
+    __slots__ = ("array",)
+    array: Shaped[np.ndarray, "..."] | None
+
+    def __init__(self, *_: object) -> None:
+        self.array = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        shape, dtype, fortran, raw = state[-4:]
+        self.array = _filled(raw, dtype, shape, "F" if fortran else "C")
+
+
+def _filled(raw: Any, dtype: Any, shape: Any, order: str) -> Shaped[np.ndarray, "..."]:
+    if not isinstance(dtype, _Dtype):
+        raise _Refused("it holds an array of an unknown type")
+    if isinstance(raw, str):  # bytes of Python 2
+        raw = raw.encode("latin1")
+    if not isinstance(raw, (bytes, bytearray)):
+        raise _Refused(f"it holds an array whose content is a {type(raw).__name__}")
+    return np.frombuffer(raw, dtype.dtype).reshape(tuple(map(int, shape)), order="F" if order == "F" else "C")
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str) -> _Array:
+    """An array as protocol 5 pickles it."""
+    made = _Array()
+    made.array = _filled(raw, dtype, shape, order)
+    return made
+
+
+def _scalar(dtype: Any, raw: Any) -> Any:
+    return _filled(raw, dtype, (), "C").item()
+
+
+def _latin1(text: Any, encoding: Any) -> bytes:
+    """The bytes of Python 3 as protocols 0 to 2 pickle them."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise _Refused("it asks for _codecs.encode on something other than bytes")
+    return text.encode("latin1")
+
+
+MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+ALLOWED: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
+    "_reconstruct": (MULTIARRAY, _Array),
+    "scalar": (MULTIARRAY, _scalar),
+    "_frombuffer": (("numpy.core.numeric", "numpy._core.numeric"), _from_buffer),
+    "ndarray": (("numpy",), _Array),
+    "dtype": (("numpy",), _Dtype),
+    "encode": (("_codecs",), _latin1),
+}
+"""Name -> the modules in which it is known, and what stands for it here."""

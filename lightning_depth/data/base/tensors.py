@@ -1,0 +1,119 @@
+"""The base of data sets that are made, not found: pure functions of their seed."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_depth.data.base.batches import EpochOrder, TensorBatches
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.sources import Source
+from lightning_depth.errors import UserError
+from lightning_depth.seeds import generator, run_seed
+
+ROWS = 1024  # samples drawn at a time, always whole: so the first samples are the same however many are wanted
+
+
+def normal(samples: int, shape: Sequence[int], stream: torch.Generator) -> Float[Tensor, "samples ..."]:
+    """Standard normal numbers, float32 (samples, *shape); the first samples are the same however many are drawn.
+
+    They are drawn in float64 and rounded: torch's float32 draws differ in the last bit from one processor to another.
+    """
+    drawn = torch.empty(samples, *shape)
+    for start in range(0, samples, ROWS):
+        some = torch.randn(ROWS, *shape, generator=stream, dtype=torch.float64)
+        drawn[start : start + ROWS] = some[: samples - start]
+    return drawn
+
+
+class AbstractTensorData(AbstractMemoryData):
+    """Inputs and targets that are drawn, in memory as floating-point tensors.
+
+    A data set of your own is a subclass with one method, `make`. Validation and test samples are draws of their own.
+
+    Args:
+        train_samples: training samples.
+        test_samples: validation samples, and as many test samples.
+        batch_size: training samples per batch and process; 0: all in one.
+        eval_batch_size: samples per batch and process elsewhere.
+        seed: of everything that is drawn. None: that of the run.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    classes: ClassVar[int | None] = None
+    """The number of classes; None: one more than the largest label of the training split."""
+
+    def __init__(
+        self,
+        train_samples: int = 1000,
+        test_samples: int = 1000,
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size or train_samples, eval_batch_size, seed)
+        if train_samples < 1 or test_samples < 1:
+            raise UserError(f"train_samples={train_samples}, test_samples={test_samples}: both must be at least 1.")
+        self.train_samples, self.test_samples = train_samples, test_samples
+        self._made: dict[Stage, Loaded] = {}
+
+    @abstractmethod
+    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs (samples, ...), floating-point, and targets: int64 classes (samples,), or numbers (samples, ...).
+
+        Everything random comes from `stream`, the split's own. What the splits share (a teacher, a label function) is
+        drawn from `self.shared(name)`.
+        """
+
+    def shared(self, name: str) -> torch.Generator:
+        """A generator for what all splits share, at its start: a function of the seed and `name`."""
+        return generator(run_seed(self.seed), type(self).__name__, name)
+
+    def find(self) -> Source:
+        """Made from the seed."""
+        return Source(type(self).__name__, "synthetic", f"seed {run_seed(self.seed)}")
+
+    def split(self, name: Stage) -> Loaded:
+        """A split, made once."""
+        if name not in self._made:
+            samples = self.train_samples if name == "train" else self.test_samples
+            with torch.inference_mode(False):
+                self._made[name] = Loaded(*self.make(name, samples, self.shared(name)))
+        return self._made[name]
+
+    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
+        """Batches of the tensors as they are."""
+        size = self.eval_batch_size if order is None else self.batch_size
+        return TensorBatches(*loaded, size, [0.0], [1.0], order, first_epoch=epoch, skip_batches=skip)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.split("train").inputs.shape[1:])
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes; None where the targets are numbers."""
+        targets = self.split("train").targets
+        return None if targets.is_floating_point() else self.classes or int(targets.max()) + 1
+
+    @property
+    def target_shape(self) -> tuple[int, ...] | None:
+        """Shape of one target where the targets are numbers."""
+        targets = self.split("train").targets
+        return tuple(targets.shape[1:]) if targets.is_floating_point() else None
+
+    @property
+    def train_size(self) -> int:
+        """The number of training samples."""
+        return self.train_samples
+
+    @property
+    def val_source(self) -> str:
+        """What validation is done on, in words."""
+        return "samples drawn for validation"

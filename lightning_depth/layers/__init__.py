@@ -1,0 +1,1 @@
+"""Layers that torch lacks, or has with faults."""

@@ -1,0 +1,1 @@
+"""The format of a run directory: names, columns, reading and writing."""

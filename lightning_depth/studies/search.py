@@ -1,0 +1,215 @@
+"""A search for the best value of one key: its settings, its table, what to try next, and work done in a process apart.
+
+The table is the only memory. The next value is a function of its rows and the seed, so a search that goes on after a
+kill tries what it would have tried.
+"""
+
+import math
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lightning_depth.errors import UserError
+from lightning_depth.figures.tuning import DIVERGED, Trial, trials_of
+from lightning_depth.runs.directory import write_atomically
+from lightning_depth.runs.tables import Table
+from lightning_depth.seeds import derive
+
+COLUMNS = ("trial", "fold", "key", "value", "metric", "direction", "result", "seconds", "status", "data")
+FINISHED = "finished"
+RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, as in mori2020's package
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: one key of a config, in a range.
+
+    Attributes:
+        key: the key, as it stands in the whole config.
+        low: least value.
+        high: largest value.
+        log: whether the range is searched on a logarithmic scale.
+        trials: values to try.
+        folds: parts of the training split; each trial is as many fits.
+        metric: by which values are compared, a metric of a run's last epoch. None: val/acc, or val/loss without it.
+        direction: whether it should be high or low. None: high for accuracies, low for the rest.
+        seed: of what is tried.
+    """
+
+    key: str
+    low: float
+    high: float
+    log: bool = True
+    trials: int = 20
+    folds: int = 10
+    metric: str | None = None
+    direction: Literal["max", "min"] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UserError(f"--tune.low {self.low:g} must be below --tune.high {self.high:g}.")
+        if self.log and self.low <= 0:
+            raise UserError(
+                f"--tune.low {self.low:g}: a logarithmic scale needs it above 0.\nOr give --tune.log false."
+            )
+        if self.trials < 1:
+            raise UserError(f"--tune.trials {self.trials}: it must be at least 1.")
+        if self.folds < 2:
+            raise UserError(f"--tune.folds {self.folds}: it must be at least 2, one to validate on.")
+
+    def direction_of(self, metric: str) -> Literal["max", "min"]:
+        """Whether `metric` should be high or low."""
+        return self.direction or ("max" if "acc" in metric else "min")
+
+
+class Trials:
+    """The rows of `trials.csv`: one for each fold that has ended.
+
+    Args:
+        path: the table. A torn last line, left by a kill, is taken out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.table = Table(path, COLUMNS)
+        if path.is_file():
+            text = path.read_text()
+            if not text.endswith("\n"):
+                write_atomically(path, text[: text.rfind("\n") + 1])
+        self.rows: list[dict[str, Any]] = list(self.table.rows())
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a fold."""
+        self.table.append([row])
+        self.rows = list(self.table.rows())
+
+    def value(self, trial: int) -> float | None:
+        """What a trial tries, if one of its folds has ended."""
+        return next((float(row["value"]) for row in self.rows if int(row["trial"]) == trial), None)
+
+    def missing(self, trial: int, folds: int) -> list[int]:
+        """The folds of a trial that are still to be run: none where one has diverged."""
+        rows = [row for row in self.rows if int(row["trial"]) == trial]
+        if any(row["status"] == DIVERGED for row in rows):
+            return []
+        return [fold for fold in range(folds) if fold not in {int(row["fold"]) for row in rows}]
+
+    def ended(self, folds: int) -> list[Trial]:
+        """The trials that have nothing left to run, in their order."""
+        return [trial for trial in trials_of(self.rows) if not self.missing(trial.number, folds)]
+
+    @property
+    def metric(self) -> str | None:
+        """By what the trials so far were judged; None where none has finished."""
+        return next((str(row["metric"]) for row in self.rows if row["metric"]), None)
+
+
+def scored(trials: Sequence[Trial], direction: str) -> list[tuple[float, float]]:
+    """(value, mean) of each trial; one that diverged is as bad as the worst of the others.
+
+    >>> scored([Trial(0, 0.1, [0.5, 0.7], False), Trial(1, 9.0, [], True)], "max")
+    [(0.1, 0.6), (9.0, 0.6)]
+    """
+    means = [trial.mean for trial in trials if not trial.diverged]
+    worst = (min if direction == "max" else max)(means, default=0.0)
+    return [(trial.value, worst if trial.diverged else trial.mean) for trial in trials]
+
+
+def suggestion(search: Search, number: int, history: Sequence[tuple[float, float]], direction: str) -> float:
+    """What trial `number` tries: the value of most expected improvement under a Gaussian process (Snoek et al. 2012).
+
+    The first few are drawn at random. A function of the arguments alone, rounded to four digits; 1 to 2 s of imports.
+
+    Args:
+        search: the range and the seed.
+        number: of the trial.
+        history: (value, mean) of the trials before it.
+        direction: "max" or "min".
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this sampler calls itself experimental
+        sampler = optuna.samplers.GPSampler(
+            seed=derive(search.seed, "tune", number) % 2**31, n_startup_trials=RANDOM_FIRST
+        )
+        study = optuna.create_study(sampler=sampler, direction="maximize" if direction == "max" else "minimize")
+        range_ = optuna.distributions.FloatDistribution(search.low, search.high, log=search.log)
+        for value, mean in history:
+            study.add_trial(optuna.trial.create_trial(params={"x": value}, distributions={"x": range_}, value=mean))
+        drawn = study.ask({"x": range_}).params["x"]
+    return min(max(float(f"{drawn:.4g}"), search.low), search.high)
+
+
+# --- in a process apart -------------------------------------------------------------------------------------------
+
+
+def apart(function: Callable[..., T], *arguments: Any, said: Path | None = None) -> T:
+    """`function(*arguments)` in a process of its own, whose words go to the file `said`.
+
+    On Linux the process is a fork, so it need not import torch again; the parent must only have imported it, not used
+    it. It ends with its parent.
+
+    Raises:
+        UserError: what the function raised, or the process died.
+    """
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(function, arguments, said, sender, os.getpid()))  # type: ignore[attr-defined]
+    process.start()
+    sender.close()
+    try:
+        kind, answer = receiver.recv()
+    except EOFError:
+        kind, answer = "died", None
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.join()
+    if kind == "mistake":
+        raise UserError(answer)
+    if kind == "died":
+        words = said.read_text(errors="replace").strip().splitlines() if said is not None and said.is_file() else []
+        last = f"\n{words[-1][:300]}" if words else ""
+        raise UserError(f"A process of the search died with exit status {process.exitcode}.{last}")
+    return answer  # type: ignore[no-any-return]
+
+
+def _serve(
+    function: Callable[..., Any], arguments: Sequence[Any], said: Path | None, sender: Connection, parent: int
+) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if said is not None:
+        log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+    try:
+        answer = "result", function(*arguments)
+    except UserError as user_error:
+        answer = "mistake", str(user_error)
+    except BaseException:
+        traceback.print_exc()
+        sender.close()
+        raise SystemExit(1) from None
+    with suppress(BrokenPipeError):
+        sender.send(answer)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)

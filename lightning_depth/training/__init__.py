@@ -1,0 +1,1 @@
+"""What trains: the callbacks that every run has."""
