@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import SubsampleFirst, unguarded
+from lightning_depth.layers.convolutions import guarded, is_on, layers_at_risk
 from lightning_depth.probes.calls import INPUT, Call, first_tensor, numbered, trace
 from lightning_depth.probes.samples import Split, count_classes, sample_batches, unpack, whole_samples
 from lightning_depth.probes.undisturbed import quiet, same_randomness, undisturbed
@@ -196,8 +196,8 @@ class AbstractProbe(Callback, ABC):
         self._number = alike.index(self) + 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._conducts(trainer) and pl_module.device.type == "cpu":
-            self._warn_of_wrong_gradients(unguarded(pl_module))
+        if self._conducts(trainer):
+            self._warn_of_wrong_gradients(pl_module)
         if not trainer.enable_validation:
             self.say_once("probes look during validation, which is off: there will be no readings.")
 
@@ -213,12 +213,16 @@ class AbstractProbe(Callback, ABC):
         """Whether this is the first of the trainer's probes, which acts for all of them."""
         return self is next(p for p in trainer.callbacks if isinstance(p, AbstractProbe))  # type: ignore[attr-defined]
 
-    def _warn_of_wrong_gradients(self, layers: list[str]) -> None:
+    def _warn_of_wrong_gradients(self, network: LightningModule) -> None:
+        if network.device.type != "cpu" or is_on():
+            return
+        layers = [name for name, _ in layers_at_risk(network)]
         if layers:
-            rank_zero_warn(
-                f"On a CPU torch may compute wrong gradients for {', '.join(layers[:3])}{', …' if layers[3:] else ''}, "
-                "corrupt memory, or hang: a strided 1 x 1 convolution of few input channels (oneDNN issue 6035). "
-                "Train within `with lightning_depth.layers.convolutions.SubsampleFirst():`, which is the same function."
+            self.say_once(
+                f"on a CPU, torch's gradient of the weight of {', '.join(layers[:3])}{', …' if layers[3:] else ''} may "
+                "be wrong, crash or hang: a strided 1 x 1 convolution of fewer than 16 channels (oneDNN issue 6035).\n"
+                "from lightning_depth.layers.convolutions import subsample_first, then train inside "
+                "`with subsample_first():`. The network computes the same."
             )
 
     def _conduct(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -448,7 +452,8 @@ class _Pass:
     @contextmanager
     def _timed(self, probe: AbstractProbe) -> Iterator[None]:
         start = time.perf_counter()
-        yield
+        with guarded(self.network.device):  # a probe may take gradients of its own
+            yield
         self.seconds[probe] += time.perf_counter() - start
 
     @contextmanager
@@ -463,7 +468,7 @@ class _Pass:
     def finish(self) -> None:
         self.unhook()
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""), SubsampleFirst():
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
                 values = list(probe.measure())
                 pictures = list(probe.draw())
             values.append(("", "seconds", self.seconds[probe]))
