@@ -91,12 +91,12 @@ def test_collapse_is_that_of_exact_arithmetic(dtype: torch.dtype, centred: bool,
 def test_a_constant_representation_ties_at_every_scale(dtype: torch.dtype, constant: float) -> None:
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(100) % 10
-    train = (constant * (torch.eye(10)[y] + 0.3 * torch.rand(100, 10, generator=generator)).double()).to(dtype)
-    metric = CollapseClassifier(10, (10,))
+    train = (constant * (torch.eye(10, 300)[y] + 0.3 * torch.rand(100, 300, generator=generator)).double()).to(dtype)
+    metric = CollapseClassifier(10, (300,))
     metric.update_prototypes(train, y)
-    same = torch.full((10, 10), constant, dtype=torch.float64).to(dtype)
+    same = torch.full((1, 300), constant, dtype=torch.float64).to(dtype)
     for label in range(10):  # each by itself: over all labels, one class for all has the error of guessing too
-        metric.update(same[:1], torch.tensor([label]))
+        metric.update(same, torch.tensor([label]))
         assert float(metric.errors[0]) == pytest.approx(0.9 * (label + 1), abs=1e-12)
     assert metric.zero_rows == 10
     metric.reset()
