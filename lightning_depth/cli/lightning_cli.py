@@ -33,7 +33,7 @@ from lightning_depth.config.messages import readable
 from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
 from lightning_depth.layers.convolutions import SubsampleFirst, SubsamplesFirst
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.base import AbstractModel
 from lightning_depth.runs.directory import (
     Place,
     check_checkpoint,
@@ -49,8 +49,10 @@ from lightning_depth.runs.directory import (
     write_atomically,
 )
 from lightning_depth.runs.record import RunRecord
+from lightning_depth.seeds import Seeded
 from lightning_depth.training.atomic_checkpoints import AtomicCheckpoints
 from lightning_depth.training.finite_loss import FiniteLoss
+from lightning_depth.training.goals import Goals
 from lightning_depth.training.last_checkpoint import LastCheckpoint
 from lightning_depth.training.progress import RunProgress
 from lightning_depth.training.requeue import SlurmRequeue, job_id
@@ -92,6 +94,7 @@ class DepthCLI(LightningCLI):
         """Add where the run lives."""
         parser.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
+        parser.add_lightning_class_args(Goals, "goals")  # type: ignore[arg-type]
         parser.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")
 
     def _parse_ckpt_path(self) -> None:
@@ -125,6 +128,8 @@ class DepthCLI(LightningCLI):
         if config.get("data") is not None:
             parser = self._parser(self.subcommand)
             self.located = parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
+            if isinstance(self.located, Seeded):
+                self.located.use_run_seed(run_seed(config))
             if isinstance(self.located, AbstractMemoryData):
                 self.located.locate()
                 self.located.setup(str(self.subcommand))  # what is wrong with the data shows before anything is written
@@ -203,6 +208,8 @@ class DepthCLI(LightningCLI):
         except BaseException:
             self._discard()
             raise
+        if isinstance(self.model, Seeded):
+            self.model.use_run_seed(run_seed(self.config[str(self.subcommand)]))
 
     def fit(self, **kwargs: Any) -> None:
         """`Trainer.fit`; a mistake before the first finished epoch leaves nothing behind."""
@@ -242,7 +249,7 @@ class DepthCLI(LightningCLI):
         if self.located is not None:
             self.datamodule = self.located
         config = self.config_init[str(self.subcommand)]
-        own: list[Callback] = [StepSeed(), FiniteLoss(), SyncBuffers()]
+        own: list[Callback] = [StepSeed(run_seed(config)), FiniteLoss(), SyncBuffers()]
         if config.trainer.enable_progress_bar is not False:
             own.append(RunProgress())
         own.extend(self.extra)
@@ -283,7 +290,7 @@ class DepthCLI(LightningCLI):
     def _checkpoints(self, directory: Path) -> list[Callback]:
         # Two of them: `save_last` would save only when the monitored one has improved.
         always = LastCheckpoint(directory)
-        if not isinstance(self.model, AbstractFamily):
+        if not isinstance(self.model, AbstractModel):
             return [always]
         numbers = getattr(self.located, "target_shape", None) is not None
         metric, mode = ("val/loss", "min") if numbers else ("val/acc", "max")
@@ -299,6 +306,11 @@ class DepthCLI(LightningCLI):
             "seed": self.resolved["seed_everything"],
             "reduced": self.resolved["run"]["reduced"],
         }
+
+
+def run_seed(config: Namespace) -> int:
+    """The seed of a run's config; 0 where `seed_everything` is false."""
+    return int(config.seed_everything or 0)
 
 
 def requeued() -> bool:

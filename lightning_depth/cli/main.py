@@ -21,7 +21,18 @@ OTHER_COMMANDS = {
     "tune": ("lightning_depth.cli.tune", "search a learning rate by cross-validation"),
 }
 TOP_KEYS = frozenset(
-    ["seed_everything", "trainer", "model", "data", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"]
+    [
+        "seed_everything",
+        "trainer",
+        "model",
+        "data",
+        "goals",
+        "run",
+        "ckpt_path",
+        "weights_only",
+        "verbose",
+        "return_predictions",
+    ]
 )
 
 

@@ -30,7 +30,7 @@ from lightning_depth.data.toy_pixels import ToyPixels, minimum_norm_operator, si
 from lightning_depth.errors import UserError
 from lightning_depth.measures.gram import gram_effective_rank
 from lightning_depth.measures.stability import local_stability
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.seeds import generator
 
 
@@ -61,8 +61,8 @@ class ColourSquares(Squares):
 
 
 class Line(AbstractFamily):
-    def build(self, input_shape, num_outputs):
-        layers = [nn.Flatten(), nn.Linear(math.prod(input_shape), num_outputs)]
+    def build(self, shapes):
+        layers = [nn.Flatten(), nn.Linear(math.prod(shapes.input), shapes.outputs)]
         return nn.Sequential(*layers)
 
 

@@ -22,6 +22,11 @@ class AbstractWrapped(AbstractMemoryData):
         self.change_seed = data.seed if seed is None else seed
 
     @property
+    def effective_change_seed(self) -> int:
+        """The seed of the change: its own, that of `data`, or the run's."""
+        return self.run_seed if self.change_seed is None else self.change_seed
+
+    @property
     @abstractmethod
     def change(self) -> str:
         """What was changed, in words."""
