@@ -94,7 +94,7 @@ class DepthCLI(LightningCLI):
         """Add where the run lives."""
         parser.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
-        parser.add_lightning_class_args(Goals, "goals")  # type: ignore[arg-type]
+        parser.add_lightning_class_args(Goals, "goals")
         parser.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")
 
     def _parse_ckpt_path(self) -> None:

@@ -4,6 +4,7 @@ The data module serves several batches as one (`AbstractMemoryData.batches_at_on
 takes a step on each part.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +45,13 @@ def batches_an_epoch(trainer: Trainer, steps: int) -> int:
     if steps == 1:
         return int(trainer.num_training_batches)
     loader: Any = trainer.train_dataloader
-    return -(-len(loader.sampler) // loader.batch_size)
+    return math.ceil(len(loader.sampler) / loader.batch_size)
 
 
 def divided(trainer: Trainer, batch: Batch) -> list[Batch]:
     """The batches that were served as one."""
     loader: Any = trainer.train_dataloader
-    return list(zip(*(tensor.split(loader.batch_size) for tensor in batch), strict=True))
+    return list(zip(*(torch.split(tensor, loader.batch_size) for tensor in batch), strict=True))
 
 
 def step(

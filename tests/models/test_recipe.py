@@ -13,6 +13,7 @@ from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.regularisers import chosen_weights, penalty, regularisation, truncate
 from lightning_depth.runs.record import RunRecord
+from lightning_depth.training.goals import Goals
 
 
 @pytest.fixture(autouse=True)
