@@ -123,7 +123,7 @@ class AbstractModel(LightningModule, ABC):
         keys = ("loss", "acc") if self.shapes.target is None else ("loss",)
         return nn.ModuleDict({key: SampleMean() for key in keys})
 
-    def sample_metrics(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def sample_metrics(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Of each sample what is averaged, (*replicas, n): its loss, and whether its class is right."""
         inputs, targets = batch
         outputs = self(inputs)
@@ -139,7 +139,7 @@ class AbstractModel(LightningModule, ABC):
 
     def running_metrics(self, split: Split) -> dict[str, Tensor]:
         """The means over all samples that have been counted since the epoch began, (*replicas,) each."""
-        return {key: metric.compute() for key, metric in self._means(split).items()}
+        return {key: metric.mean() for key, metric in self._means(split).items()}
 
     # They are computed here rather than by `self.log(name, metric)`: an epoch that is resumed after its last step would
     # otherwise log nothing.
@@ -157,13 +157,13 @@ class AbstractModel(LightningModule, ABC):
         metrics = self.get_submodule(f"{split}_metrics")
         return {name: metric for name, metric in metrics.named_children() if isinstance(metric, SampleMean)}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self.count("val", self.sample_metrics(batch))
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self.count("test", self.sample_metrics(batch))
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The outputs, (n, ...)."""
         outputs: Tensor = self(batch[0])
         return outputs

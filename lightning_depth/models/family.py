@@ -83,7 +83,7 @@ class AbstractFamily(SubsamplesFirst, AbstractModel):
         self.low_rank, self.expansion = low_rank, expansion
         self.channels_last = channels_last
         self._counted = False
-        self._group: list[tuple[Tensor, Tensor]] = []
+        self._group: list[Sequence[Tensor]] = []
         self._uncounted: list[dict[str, Tensor]] = []
         self.net: nn.Module | None = None
 
@@ -168,7 +168,7 @@ class AbstractFamily(SubsamplesFirst, AbstractModel):
         self._counted, self._uncounted = False, []
         self._group = several.divided(self.trainer, batch) if self.steps_at_once > 1 else []
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         loss, seen = self._objective(self._group[-1] if self._group else batch)
         # L-BFGS and its like come several times a step, at weights that they only try: the first time counts.
         if not self._counted:
@@ -176,7 +176,7 @@ class AbstractFamily(SubsamplesFirst, AbstractModel):
             self.count("train", *self._uncounted, seen)
         return loss
 
-    def _objective(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _objective(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and what is counted."""
         seen = self.sample_metrics(batch)
         loss = seen["loss"].mean(dim=-1)

@@ -47,10 +47,8 @@ def sample_losses(
     return F.log_softmax(outputs, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1).neg()
 
 
-def correct(
-    outputs: Float[Tensor, "*replicas n c"], targets: Shaped[Tensor, "*replicas n"], shapes: Shapes
-) -> Bool[Tensor, "*replicas n"]:
-    """Whether the largest output of each sample is that of its class.
+def correct(outputs: Float[Tensor, "..."], targets: Shaped[Tensor, "..."], shapes: Shapes) -> Bool[Tensor, "..."]:
+    """Whether the largest output of each sample is that of its class, (*replicas, n); arguments as `sample_losses`.
 
     Raises:
         UserError: as `sample_losses`, or the targets are numbers.

@@ -17,7 +17,7 @@ class SampleMean(Metric):
     >>> mean = SampleMean()
     >>> mean.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), mean.update(torch.tensor([[3.0], [5.0]]))
     (None, None)
-    >>> mean.compute()
+    >>> mean.mean()
     tensor([2., 4.], dtype=torch.float64)
     """
 
@@ -43,8 +43,12 @@ class SampleMean(Metric):
         self.weight = self.weight + values.shape[-1]
 
     def compute(self) -> Tensor:
-        """The mean, (*replicas,)."""
+        """The mean over the samples of all processes; torchmetrics takes the axes from one that is a single number."""
         return self.mean_value / self.weight
+
+    def mean(self) -> Tensor:
+        """The mean over the samples of all processes, (*replicas,)."""
+        return self.compute().reshape(self.mean_value.shape)  # type: ignore[no-any-return]
 
     def snapshot(self) -> dict[str, Any]:
         """The sums of this process so far, on the CPU."""

@@ -5,7 +5,7 @@ takes a step on each part.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_depth.data.base.batches import TensorBatches
 from lightning_depth.errors import UserError
 
-Batch = tuple[Tensor, Tensor]
+Batch = Sequence[Tensor]
 Objective = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 
 

@@ -102,6 +102,8 @@ class RunRecord(Checkpoint):
         self._validated = False
         row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes, stale)}
         for index, optimizer in enumerate(trainer.optimizers):
+            if not optimizer.param_groups:  # Lightning's stand-in, where a model has no optimizer
+                continue
             row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
         row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
         self.metrics.append([row])

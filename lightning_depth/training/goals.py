@@ -20,8 +20,8 @@ class Goals(Callback):
 
     The means of an epoch as it went by (`running`, what is logged as `train/loss` and `train/acc`) are taken before
     each step, in train mode, on augmented images: at a high rate they may never reach 1. `current` evaluates the
-    weights as they are after the epoch, on un-augmented training samples in evaluation mode, and logs `train_eval/loss` and
-    `train_eval/acc` after every `every` epochs and the last: "zero training error" in mori2020 3 and nichani2020.
+    weights as they are after the epoch, on un-augmented training samples in evaluation mode: "zero training error" in
+    mori2020 3 and nichani2020. It logs `train_eval/loss` and `train_eval/acc` after every `every` epochs and the last.
 
     Args:
         train_acc: stop once the training accuracy is at least this (1.0: every sample right).

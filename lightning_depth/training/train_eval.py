@@ -51,7 +51,7 @@ def train_eval(trainer: Trainer, model: AbstractModel) -> dict[str, Tensor]:
             for key, mean in means.items():
                 assert isinstance(mean, SampleMean)
                 mean.update(seen[key])
-    return {key: mean.compute() for key, mean in means.items() if isinstance(mean, SampleMean)}
+    return {key: mean.mean() for key, mean in means.items() if isinstance(mean, SampleMean)}
 
 
 @contextmanager
