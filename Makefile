@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: fit test lint bench clean
+.PHONY: fit test lint stubs bench clean
 
 fit: $(READY)
 	$(BIN)/python main.py fit --config configs/resnet_depth.yaml $(ARGS)
@@ -19,6 +19,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+# The classes of models, data and callbacks by name, for type checkers: after a file was added.
+stubs: $(READY)
+	$(BIN)/python -m lightning_depth.plugins
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
