@@ -67,11 +67,11 @@ class _Counts:
         self._found[storage._cdata] = storage, max(number, self.get(tensor, 0))
 
 
-class _Paths(TorchDispatchMode):
+class _Paths(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows each operator: the longest path behind every activation, and the matrices that make up every weight."""
 
     def __init__(self, network: nn.Module, inputs: Sequence[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.activations, self.weights = _Counts(), _Counts()
         for parameter in network.parameters():
             self.weights.raise_to(parameter, 0)

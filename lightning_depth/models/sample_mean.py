@@ -48,7 +48,7 @@ class SampleMean(Metric):
 
     def mean(self) -> Tensor:
         """The mean over the samples of all processes, (*replicas,)."""
-        return self.compute().reshape(self.mean_value.shape)  # type: ignore[no-any-return]
+        return self.compute().reshape(self.mean_value.shape)
 
     def snapshot(self) -> dict[str, Any]:
         """The sums of this process so far, on the CPU."""

@@ -45,7 +45,8 @@ def batches_an_epoch(trainer: Trainer, steps: int) -> int:
     if steps == 1:
         return int(trainer.num_training_batches)
     loader: Any = trainer.train_dataloader
-    return math.ceil(len(loader.sampler) / loader.batch_size)
+    batches: int = math.ceil(len(loader.sampler) / loader.batch_size)
+    return batches
 
 
 def divided(trainer: Trainer, batch: Batch) -> list[Batch]:
