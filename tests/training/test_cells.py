@@ -10,9 +10,10 @@ from lightning.pytorch import Callback
 from lightning_depth.config.resolve import resolve
 from lightning_depth.training.run import locate, run
 
-WORDS = shlex.split("""--model MLP --model.depth 1 --model.width 6 --data RandomLabels --data.data KLocal --data.data.dimension 5
---data.data.k 2 --data.data.train_samples 40 --data.data.test_samples 8 --data.data.batch_size 10 --trainer.max_epochs 2
---trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.enable_checkpointing false""")
+DATA = "--data RandomLabels --data.data KLocal --data.data.dimension 5 --data.data.k 2 --data.data.train_samples 40"
+SMALL = "--data.data.test_samples 8 --data.data.batch_size 10 --trainer.max_epochs 2 --trainer.accelerator cpu"
+QUIET = "--trainer.enable_progress_bar false --trainer.enable_checkpointing false"
+WORDS = shlex.split(f"--model MLP --model.depth 1 --model.width 6 {DATA} {SMALL} {QUIET}")
 
 
 class Keep(Callback):
