@@ -145,9 +145,16 @@ class AbstractFamily(SubsamplesFirst, AbstractModel):
 
     def setup(self, stage: str) -> None:
         """Ask the data for several batches at once."""
+        self._ask_for(self.steps_at_once)
+
+    def teardown(self, stage: str) -> None:
+        """Leave the data as they were."""
+        self._ask_for(1)
+
+    def _ask_for(self, batches: int) -> None:
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, AbstractMemoryData):
-            data.batches_at_once = self.steps_at_once
+            data.batches_at_once = batches
 
     def on_train_start(self) -> None:
         own_step = type(self).training_step is not AbstractFamily.training_step

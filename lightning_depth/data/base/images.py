@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_depth.data.base.batches import Augmentation, EpochOrder, TensorBatches
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
-from lightning_depth.data.base.sources import AbstractImages, Split
+from lightning_depth.data.base.sources import AbstractImages, SourceSplit
 from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
 
@@ -115,7 +115,7 @@ class AbstractImageData(AbstractMemoryData):
         self._loaded: dict[str, Loaded] = {}
 
     @abstractmethod
-    def read(self, split: Split) -> AbstractImages:
+    def read(self, split: SourceSplit) -> AbstractImages:
         """The whole "train" or "test" split."""
 
     def setup(self, stage: str | None = None) -> None:

@@ -101,11 +101,11 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """On which split validation is done."""
         return "val"
 
-    def locate(self) -> Source:
-        """Where the data come from, decided once; a stand-in is announced on stderr."""
+    def locate(self, announce: bool = True) -> Source:
+        """Where the data come from, decided once; a stand-in is announced on stderr, unless another data set does."""
         if self._source is None:
             self._source = self.find()
-            if self._source.fallback:
+            if self._source.fallback and announce:
                 _announce(self._source)
         return self._source
 

@@ -33,8 +33,7 @@ class AbstractWrapped(AbstractMemoryData):
 
     def find(self) -> Source:
         """Where the other data set comes from, and the change."""
-        found = self.data.find()
-        self.data._source = found  # a stand-in is announced once, by this data set
+        found = self.data.locate(announce=False)  # a stand-in is announced once, by this data set
         return replace(found, note=f"{found.note}; {self.change}" if found.note else self.change)
 
     def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
