@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 SMOKE  ?= tests/test_resolve.py tests/test_resume.py tests/test_configs.py tests/probes/test_readings.py tests/models
 
-.PHONY: fit test lint bench lowest clean
+.PHONY: fit test lint stubs bench lowest clean
 
 fit: $(READY)
 	$(BIN)/python main.py fit --config configs/resnet_depth.yaml $(ARGS)
@@ -20,6 +20,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+# The classes of models, data and callbacks by name, for type checkers: after a file was added.
+stubs: $(READY)
+	$(BIN)/python -m lightning_depth.plugins
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from benchmarks.measure import DEVICE, by_turns, now, ratio, seconds
 from benchmarks.throughput import BATCH, Noise, Stopwatch, first, trainer
@@ -20,8 +19,9 @@ from lightning_depth.data import (
 )
 from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.models import MLP, ConvNet, DeepLinear, FullyConv, HuhCNN
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.losses import sample_losses
+from lightning_depth.models.shapes import Shapes
 from lightning_depth.training.finite_loss import FiniteLoss
 from lightning_depth.training.step_seed import StepSeed
 from lightning_depth.training.sync_buffers import SyncBuffers
@@ -68,18 +68,14 @@ def ours(case: Case, data: AbstractMemoryData, at_once: int) -> float:
 
 def bare(case: Case, data: AbstractMemoryData) -> float:
     data.trainer = None
-    model = case.family()
-    model.input_shape, model.num_classes, model.target_shape = data.input_shape, data.num_classes, data.target_shape
-    model.configure_model()
-    net = model.net
-    assert isinstance(net, nn.Module)
-    net.to(DEVICE).train()
+    shapes = Shapes(data.input_shape, data.num_classes, data.target_shape)
+    net = case.family().draw(0, shapes).to(DEVICE, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     warm_up, start = case.steps // 5, 0.0
     for step, (x, y) in enumerate(first(data.train_dataloader(), case.steps)):
         if step == warm_up:
             start = now()
-        loss = sample_losses("mse", net(x.to(DEVICE)), y.to(DEVICE)).mean()
+        loss = sample_losses("mse", net(x.to(DEVICE)), y.to(DEVICE), shapes).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

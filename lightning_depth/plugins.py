@@ -1,41 +1,86 @@
 """Plug-ins without a registry: a package's classes are those its files define, and entry points name packages."""
 
 import pkgutil
+import re
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from importlib.machinery import FileFinder
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 GROUP = "lightning_depth.plugins"
 # Where the classes live that this package offers itself. Imported by name, as those of strangers are.
-ROOMS = ("lightning_depth.models", "lightning_depth.data", "lightning_depth.callbacks", "lightning_depth.optimisers")
+SHELVES = ("lightning_depth.models", "lightning_depth.data", "lightning_depth.callbacks")
+ROOMS = (*SHELVES, "lightning_depth.optimisers")
+STUB = """# Written by `make stubs`, for type checkers, editors and grep: every class that a file here defines.
+# At run time a class is found in the file that defines it, when it is asked for; nothing is registered.
+"""
 
 
 def classes_in(package: str, path: list[str], base: type) -> dict[str, type]:
     """The public subclasses of `base` defined in the modules of `package` (its `__name__` and `__path__`), by name.
 
-    A package that calls this in its `__init__.py` offers every class that a file beside it defines: adding a plug-in
-    is adding a file.
+    All of its modules are imported.
     """
     found: dict[str, type] = {}
     for module_info in pkgutil.iter_modules(path):
         module = import_module(f"{package}.{module_info.name}")
         for name, value in vars(module).items():
-            if not (isinstance(value, type) and issubclass(value, base)) or name.startswith(("_", "Abstract")):
-                continue
-            if value.__module__ == module.__name__:
+            if _is_offered(name, value, base) and value.__module__ == module.__name__:
                 found[name] = value
     return found
 
 
+def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], type], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package that offers every class that a file beside it defines.
+
+    Adding a plug-in is adding a file. A name is looked for in the files' text, and the one file that defines it is
+    imported; listing them all imports them all. `make stubs` writes the names down for type checkers.
+
+    Args:
+        package: its `__name__`.
+        path: its `__path__`.
+        base: what the classes must be subclasses of; names that begin with `Abstract` or an underscore are left out.
+    """
+
+    @cache
+    def defined() -> dict[str, list[str]]:
+        places: dict[str, list[str]] = {}
+        for info in pkgutil.iter_modules(path):
+            for name in re.findall(r"^class (\w+)", _source(info), re.MULTILINE):
+                places.setdefault(name, []).append(f"{package}.{info.name}")
+        return places
+
+    def find(name: str) -> type:
+        for module in defined().get(name, ()):
+            value: type = getattr(import_module(module), name)
+            if _is_offered(name, value, base):
+                return value
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find, lambda: sorted(classes_in(package, path, base))
+
+
+def _source(info: pkgutil.ModuleInfo) -> str:
+    assert isinstance(info.module_finder, FileFinder)
+    spec = info.module_finder.find_spec(info.name)
+    if spec is None or spec.origin is None:
+        return ""
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _is_offered(name: str, value: object, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base) and not name.startswith(("_", "Abstract"))
+
+
 def built_in() -> dict[str, type]:
     """The classes that this package offers, by their short names."""
-    return {
-        name: value
-        for room in ROOMS
-        for name, value in vars(import_module(room)).items()
-        if isinstance(value, type) and name[0].isupper()
-    }
+    rooms = [import_module(room) for room in ROOMS]
+    found = {name: getattr(room, name) for room in rooms for name in dir(room) if name[0].isupper()}
+    return {name: value for name, value in found.items() if isinstance(value, type)}
 
 
 def load() -> None:
@@ -50,3 +95,18 @@ def load() -> None:
         own = {n for n, v in vars(module).items() if isinstance(v, type) and v.__module__.startswith(module.__name__)}
         for name in sorted(own & ours):
             rank_zero_warn(f"plug-in {entry_point.value}: its {name} shares a built-in's name; give full class paths.")
+
+
+def stubs() -> dict[Path, str]:
+    """What `__init__.pyi` of each shelf should say: an import of every class that it offers."""
+    found: dict[Path, str] = {}
+    for shelf in map(import_module, SHELVES):
+        classes = sorted((getattr(shelf, name).__module__, name) for name in dir(shelf))
+        lines = [f"from {module} import {name} as {name}\n" for module, name in classes]
+        found[Path(shelf.__path__[0]) / "__init__.pyi"] = STUB + "\n" + "".join(lines)
+    return found
+
+
+if __name__ == "__main__":
+    for stub, text in stubs().items():
+        stub.write_text(text, encoding="utf-8")

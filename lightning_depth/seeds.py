@@ -1,7 +1,7 @@
 """Independent random streams that are pure functions of a seed and a path, such as `(seed, "order", epoch)`."""
 
 import hashlib
-import os
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -24,6 +24,13 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *path))
 
 
-def run_seed(seed: int | None) -> int:
-    """`seed`, or where it is None the run's own: that of `seed_everything`, 0 where nobody called it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+@runtime_checkable
+class Seeded(Protocol):
+    """What draws from the run's seed where it has none of its own: models and data modules.
+
+    Whoever trains hands the seed on, before anything is drawn or set up. Nothing reads it from the environment, so runs
+    of different seeds in one process do not mix.
+    """
+
+    def use_run_seed(self, seed: int) -> None:
+        """Take the run's seed."""

@@ -7,7 +7,7 @@ import signal
 from lightning.pytorch import Callback
 from torch import nn
 
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.training.last_checkpoint import LastCheckpoint
 
 LastCheckpoint.share = math.inf  # saved after every epoch: moments that come for sure
@@ -16,8 +16,8 @@ LastCheckpoint.share = math.inf  # saved after every epoch: moments that come fo
 class DivergesInEpoch2(AbstractFamily):
     """Its loss is infinite from the second step of the second epoch on."""
 
-    def build(self, input_shape, num_classes):
-        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+    def build(self, shapes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shapes.input), shapes.outputs))
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
@@ -27,15 +27,16 @@ class DivergesInEpoch2(AbstractFamily):
 class Dropout(AbstractFamily):
     """Draws from torch's global generator in every training step."""
 
-    def build(self, input_shape, num_classes):
+    def build(self, shapes):
+        channels, height, width = shapes.input
         return nn.Sequential(
-            nn.Conv2d(input_shape[0], 4, 3, stride=2, bias=False),
+            nn.Conv2d(channels, 4, 3, stride=2, bias=False),
             nn.BatchNorm2d(4),
             nn.ReLU(),
             nn.Dropout2d(0.3),
             nn.Flatten(),
             nn.Dropout(0.5),
-            nn.Linear(4 * ((input_shape[1] - 1) // 2) * ((input_shape[2] - 1) // 2), num_classes),
+            nn.Linear(4 * ((height - 1) // 2) * ((width - 1) // 2), shapes.outputs),
         )
 
 

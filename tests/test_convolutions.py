@@ -22,7 +22,7 @@ from lightning_depth.layers.convolutions import PointwiseConv2d, layers_at_risk,
 from lightning_depth.layers.expansion import collapse, expand
 from lightning_depth.measures.operators import dense_matrix, layer_operator
 from lightning_depth.models import Imported, ResNet
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.probes import AbstractProbe
 from tests.commands import command, written
 from tests.probes.foreign import Foreign, loaders, trainer
@@ -180,8 +180,8 @@ def test_a_foreign_network_under_our_recipe_never_reaches_the_kernel(kind):
 
 def test_a_family_of_the_users_own_never_reaches_the_kernel():
     class Own(AbstractFamily):
-        def build(self, input_shape, num_outputs):
-            return Narrow("function", num_outputs)
+        def build(self, shapes):
+            return Narrow("function", shapes.outputs)
 
     model = Own(input_shape=(3, 8, 8), num_classes=4)
     model.configure_model()

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.errors import UserError
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.optimisers import CMAES, RandomSearch
 
 
@@ -25,8 +25,8 @@ class Plane(AbstractTensorData):
 class Product(AbstractFamily):
     """Two matrices, 3 -> 3 -> 2."""
 
-    def build(self, input_shape, num_outputs):
-        return nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, num_outputs, bias=False))
+    def build(self, shapes):
+        return nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, shapes.outputs, bias=False))
 
 
 def least_squares(data):
@@ -85,7 +85,7 @@ def test_random_search_draws_the_family_anew_and_keeps_the_best(tmp_path):
         with torch.no_grad():
             return float((net(x) - y).square().mean())
 
-    draws = [loss(model._drawn()), *(loss(model._drawn("search", i)) for i in range(1, 61))]
+    draws = [loss(model.draw(1, model.shapes)), *(loss(model.draw(1, model.shapes, "search", i)) for i in range(1, 61))]
     assert loss(model.net) == pytest.approx(min(draws), rel=1e-6)
 
 
@@ -155,7 +155,7 @@ def test_a_fit_goes_on_from_its_checkpoint_bit_for_bit(make, tmp_path):
 def test_an_lbfgs_step_counts_once_in_the_epochs_metrics(tmp_path):
     model, data, trainer = trained(lambda p: torch.optim.LBFGS(p, lr=1, max_iter=20), 1, tmp_path)
     x, y = data.split("train")
-    before = float((model._drawn()(x) - y).detach().square().mean())
+    before = float((model.draw(1, model.shapes)(x) - y).detach().square().mean())
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(before)
     assert trainer.global_step == 1
 
@@ -169,8 +169,8 @@ def test_mini_batches_are_warned_of(make, steps_at_once, tmp_path):
 
 def test_only_trained_parameters_are_optimised(tmp_path):
     class Frozen(Product):
-        def build(self, input_shape, num_outputs):
-            net = super().build(input_shape, num_outputs)
+        def build(self, shapes):
+            net = super().build(shapes)
             net[1].requires_grad_(False)
             return net
 
@@ -180,7 +180,7 @@ def test_only_trained_parameters_are_optimised(tmp_path):
     assert [p.shape for p in search.weights] == [(3, 3)]
     model = Frozen(input_shape=(3,), target_shape=(2,), optimizer=lambda p: RandomSearch(p, 2))
     model.configure_model()
-    drawn = model.configure_optimizers().draw(1)
+    drawn = model.configure_optimizers().redraw(1)
     assert [p.shape for p in drawn] == [(3, 3)]
     assert not torch.equal(drawn[0], model.net[0].weight)
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from lightning_depth.data import KLocal
 from lightning_depth.models import MLP
+from lightning_depth.training.goals import Goals
 from lightning_depth.training.last_checkpoint import LastCheckpoint
 from tests.commands import command, tiny, written
 
@@ -190,7 +191,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished):
 
 def test_a_run_that_stopped_early_is_finished_too(tmp_path):
     written(probed("Dropout"), tmp_path)
-    goal = ("--model.stop_at_train_acc", "0.1", "--trainer.max_epochs", "2")
+    goal = ("--goals.train_acc", "0.1", "--trainer.max_epochs", "2")
     fit(tmp_path, *goal)
     assert "is finished" in fit(tmp_path, *goal, "--ckpt_path", "last").err
     assert [row["epoch"] for row in table(tmp_path / "runs" / "tiny", "metrics.csv")] == ["1"]
@@ -237,16 +238,16 @@ class Slow(LastCheckpoint):
         super()._save_checkpoint(trainer, filepath)
 
 
-@pytest.mark.parametrize(("stop", "last"), [({}, 30), ({"stop_at_train_acc": 0.0, "check_every": 7}, 7)])
+@pytest.mark.parametrize(("stop", "last"), [({}, 30), ({"train_acc": 0.0, "every": 7}, 7)])
 def test_the_last_checkpoint_takes_a_twentieth_of_the_time_and_is_there_at_the_end(stop, last, tmp_path):
     save = Slow(tmp_path)
     save.epochs = []
     data = KLocal(dimension=5, k=2, train_samples=10, test_samples=5, batch_size=10)
     fit = Trainer(
-        max_epochs=30, accelerator="cpu", logger=False, callbacks=[save], enable_progress_bar=False,
+        max_epochs=30, accelerator="cpu", logger=False, callbacks=[save, Goals(**stop)], enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
-    fit.fit(MLP(depth=1, width=4, **stop), datamodule=data)
+    fit.fit(MLP(depth=1, width=4), datamodule=data)
     assert save.epochs[0] == 1
     assert save.epochs[-1] == save.saved_after == last
     assert len(save.epochs) < 5

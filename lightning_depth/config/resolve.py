@@ -36,6 +36,11 @@ class Config:
     files: tuple[Path, ...]
     words: tuple[str, ...]
 
+    @property
+    def seed(self) -> int:
+        """The run's seed; 0 where `seed_everything` is false."""
+        return int(self.values["seed_everything"])
+
 
 def resolve(command: str, words: Sequence[str]) -> Config:
     """The config that `command` has from these words, such as `["--config", "a.yaml", "--model.depth", "18"]`.
@@ -67,7 +72,9 @@ def resolve(command: str, words: Sequence[str]) -> Config:
     for section, part in said.items():
         parsed[section], text = _parsed(command, section, tuple(part))
         values.update(json.loads(text))
-    ordered = {key: values[key] for key in ("seed_everything", "trainer", "model", "data", "run") if key in values}
+    ordered = {
+        key: values[key] for key in ("seed_everything", "trainer", "model", "data", "goals", "run") if key in values
+    }
     return Config(command, ordered, parsed, frozenset(given), tuple(files), tuple(words))
 
 

@@ -15,7 +15,7 @@ SECTIONS = {
     "trainer": ("trainer",),
     "model": ("model",),
     "data": ("data",),
-    "rest": ("seed_everything", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"),
+    "rest": ("seed_everything", "goals", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
 TOP_KEYS = frozenset(key for keys in SECTIONS.values() for key in keys)
 

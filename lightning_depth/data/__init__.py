@@ -6,6 +6,6 @@ Small images are kept as one uint8 tensor on the training device (`batches`); wh
 
 from lightning.pytorch import LightningDataModule
 
-from lightning_depth.plugins import classes_in
+from lightning_depth.plugins import offered
 
-globals().update(classes_in(__name__, __path__, LightningDataModule))
+__getattr__, __dir__ = offered(__name__, __path__, LightningDataModule)

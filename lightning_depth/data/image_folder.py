@@ -3,7 +3,7 @@
 from typing import final
 
 from lightning_depth.data.base.images import AbstractImageData
-from lightning_depth.data.base.sources import ImageFiles, Source, Split, class_folders, image_files
+from lightning_depth.data.base.sources import ImageFiles, Source, SourceSplit, class_folders, image_files
 from lightning_depth.errors import UserError
 
 
@@ -28,7 +28,7 @@ class ImageFolder(AbstractImageData):
             )
         return Source(self.root.resolve().name, "image folder", str(self.root))
 
-    def read(self, split: Split) -> ImageFiles:
+    def read(self, split: SourceSplit) -> ImageFiles:
         """The files of a split."""
         if not (self.root / split).is_dir():
             raise UserError(f"There is no folder {self.root}/{split} to test on.")

@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 from lightning_depth.data.base.imagenet_classes import SORTED_NAMES, by_name
 from lightning_depth.data.base.images import AbstractImageData, class_number
 from lightning_depth.data.base.published import stand_in
-from lightning_depth.data.base.sources import AbstractImages, Source, Split, class_folders, image_files
+from lightning_depth.data.base.sources import AbstractImages, Source, SourceSplit, class_folders, image_files
 from lightning_depth.data.embedded_digits import embedded_digits
 from lightning_depth.errors import UserError
 
@@ -76,7 +76,7 @@ class ImageNet(AbstractImageData):
         remedy = f"Put its images in {home}/{{train,val}}/<WordNet id>/*.JPEG (a link to the folder will do)."
         return stand_in(self.fallback, TITLE, absent, remedy)
 
-    def read(self, split: Split) -> AbstractImages:
+    def read(self, split: SourceSplit) -> AbstractImages:
         """The files of the classes asked for."""
         source = self.locate()
         if source.fallback:

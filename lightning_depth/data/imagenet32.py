@@ -14,7 +14,7 @@ from lightning_depth.data.base.imagenet_classes import DEVKIT_NAMES, by_name
 from lightning_depth.data.base.images import AbstractImageData, class_number
 from lightning_depth.data.base.pickles import read_pickle
 from lightning_depth.data.base.published import stand_in
-from lightning_depth.data.base.sources import AbstractImages, Arrays, Source, Split
+from lightning_depth.data.base.sources import AbstractImages, Arrays, Source, SourceSplit
 from lightning_depth.data.embedded_digits import embedded_digits
 from lightning_depth.errors import UserError
 
@@ -74,7 +74,7 @@ class ImageNet32(AbstractImageData):
         remedy = f"Put {BATCHES['train'][0]} to {BATCHES['train'][-1]} and val_data there, as pickles or as .npz files."
         return stand_in(self.fallback, TITLE, absent, remedy)
 
-    def read(self, split: Split) -> AbstractImages:
+    def read(self, split: SourceSplit) -> AbstractImages:
         """The images of the classes asked for, of all batches of a split."""
         source = self.locate()
         if source.fallback:

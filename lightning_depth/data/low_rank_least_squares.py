@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.tensors import AbstractTensorData, normal
 from lightning_depth.errors import UserError
+from lightning_depth.measures.gram import gram_effective_rank
 
 
 def low_rank_map(outputs: int, inputs: int, rank: int, stream: torch.Generator) -> Float[Tensor, "outputs inputs"]:
@@ -92,10 +92,7 @@ class LowRankLeastSquares(AbstractTensorData):
 
         What the green line of huh2021 Figure 2 is to be compared with: below the logarithm of the task rank.
         """
-        rows = F.normalize(self.split("val").targets.double())
-        # K and F^T F have the same non-zero eigenvalues
-        shares = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0)
-        return float(torch.special.entr(shares / shares.sum()).sum())
+        return float(gram_effective_rank(self.split("val").targets))
 
     def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""

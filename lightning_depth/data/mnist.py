@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lightning_depth.data.base.published import AbstractPublishedImages
-from lightning_depth.data.base.sources import Arrays, Split
+from lightning_depth.data.base.sources import Arrays, SourceSplit
 from lightning_depth.errors import UserError
 
 
@@ -21,7 +21,7 @@ class AbstractIdxImages(AbstractPublishedImages, ABC):
 
     channels = 1
 
-    def read_files(self, split: Split) -> Arrays:
+    def read_files(self, split: SourceSplit) -> Arrays:
         """A split from its two idx files."""
         images_file, labels_file = (self.root / file for file in self.files[2 * (split == "test") :][:2])
         images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)

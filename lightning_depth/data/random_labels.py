@@ -7,7 +7,7 @@ import torch
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
 from lightning_depth.data.base.wrapped import AbstractWrapped
 from lightning_depth.errors import UserError
-from lightning_depth.seeds import generator, run_seed
+from lightning_depth.seeds import generator
 
 
 @final
@@ -56,7 +56,7 @@ class RandomLabels(AbstractWrapped):
                 raise UserError(
                     f"The targets of {type(self.data).__name__} are numbers: there are no labels to randomise."
                 )
-            stream = generator(run_seed(self.change_seed), "random labels")
+            stream = generator(self.effective_change_seed, "random labels")
             with torch.inference_mode(False):
                 chosen = torch.randperm(len(labels), generator=stream)[: round(self.fraction * len(labels))]
                 drawn = torch.randint(classes, labels.shape, generator=stream)

@@ -77,8 +77,7 @@ class SingleExample(AbstractTensorData):
 
     def find(self) -> Source:
         """Where the images come from."""
-        self.images._source = self.images.find()  # a stand-in is announced once, by this data set
-        return self.images._source
+        return self.images.locate(announce=False)  # a stand-in is announced once, by this data set
 
     @property
     def val_source(self) -> str:

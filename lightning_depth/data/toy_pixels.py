@@ -13,23 +13,6 @@ from lightning_depth.errors import UserError
 RED, BLUE = 0, 2  # channels
 
 
-def minimum_norm_operator(
-    inputs: Float[Tensor, "n ..."], targets: Float[Tensor, "n outputs"]
-) -> Float[Tensor, "outputs d"]:
-    """The linear map of the smallest Frobenius norm among those that fit the samples best, float64.
-
-    The dashed lines of nichani2020 Figures 7 and 19. It is exactly 0 on entries that are 0 in every sample, and so maps
-    every test image of `ToyPixels` to exactly 0: see `sign_accuracy`.
-
-    >>> minimum_norm_operator(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0]]))
-    tensor([[0.5000, 0.0000]], dtype=torch.float64)
-    """
-    x, y = inputs.flatten(1).double(), targets.double()
-    # A = Y^T (X X^T)^+ X, with a sample in each row of X and Y
-    operator: Tensor = y.T @ torch.linalg.pinv(x @ x.T, hermitian=True) @ x
-    return operator
-
-
 def sign_accuracy(scores: Float[Tensor, "n 1"], signs: Float[Tensor, "n 1"], tie: float = 0.5) -> float:
     """The share of scores with the sign of their targets +-1; a score of exactly 0 counts as `tie` right.
 
@@ -48,7 +31,7 @@ class ToyPixels(AbstractTensorData):
 
     The training pixels lie in the upper left quadrant, the test pixels in the lower right one, half of the images of
     each colour. A convolution tells the colours apart wherever they are; the minimum-norm linear map does not.
-    `minimum_norm_operator` and `sign_accuracy` give that reference.
+    `measures.linear_networks.minimum_norm_solution` and `sign_accuracy` give that reference.
 
     Args:
         positions: where the training pixel is: `corner`, in the upper left corner (Figure 7), or `quadrant`, at places

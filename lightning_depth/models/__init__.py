@@ -2,6 +2,6 @@
 
 from lightning.pytorch import LightningModule
 
-from lightning_depth.plugins import classes_in
+from lightning_depth.plugins import offered
 
-globals().update(classes_in(__name__, __path__, LightningModule))
+__getattr__, __dir__ = offered(__name__, __path__, LightningModule)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.shapes import Shapes
 
 PaddingMode = Literal["zeros", "circular"]
 
@@ -83,13 +84,14 @@ class ConvNet(AbstractFamily):
         self.initial: InitialName = initial
         self.initial_scale = initial_scale
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    def build(self, shapes: Shapes) -> nn.Module:
+        input_shape = shapes.input
         check_kernel(self.kernel_size, self.padding_mode, input_shape[-2:])
         last = self.channels
         if self.output == "image":
-            last = self._image_channels(input_shape)
+            last = _image_channels(shapes)
         elif self.readout == "average":
-            last = num_outputs
+            last = shapes.outputs
         net = nn.Sequential()
         if self.padding_mode == "circular":
             net.add_module("fits", FitsKernel(self.kernel_size))
@@ -106,7 +108,7 @@ class ConvNet(AbstractFamily):
                 net.add_module("average", nn.AdaptiveAvgPool2d(1))
             net.add_module("flatten", nn.Flatten())
             if self.readout == "flatten":
-                layers.append(nn.Linear(last * input_shape[1] * input_shape[2], num_outputs, bias=self.bias))
+                layers.append(nn.Linear(last * input_shape[1] * input_shape[2], shapes.outputs, bias=self.bias))
                 net.add_module("head", layers[-1])
         initialise(layers, self.initial, self.initial_scale)
         return net
@@ -115,15 +117,16 @@ class ConvNet(AbstractFamily):
         size = self.kernel_size
         return nn.Conv2d(channels_in, channels, size, padding=size // 2, bias=self.bias, padding_mode=self.padding_mode)
 
-    def _image_channels(self, input_shape: tuple[int, ...]) -> int:
-        wanted = None if self.target_shape is None else tuple(self.target_shape)
-        if wanted is None or len(wanted) != 3 or wanted[1:] != input_shape[1:]:
-            found = "classes" if wanted is None else f"of shape {wanted}"
-            raise UserError(
-                f"ConvNet output=image needs targets that are images of {input_shape[1]} x {input_shape[2]} pixels, "
-                f"these are {found}.\nGive output=classes, or data whose targets are images."
-            )
-        return wanted[0]
+
+def _image_channels(shapes: Shapes) -> int:
+    wanted, (_, height, width) = shapes.target, shapes.input
+    if wanted is None or len(wanted) != 3 or wanted[1:] != (height, width):
+        found = "classes" if wanted is None else f"of shape {wanted}"
+        raise UserError(
+            f"ConvNet output=image needs targets that are images of {height} x {width} pixels, "
+            f"these are {found}.\nGive output=classes, or data whose targets are images."
+        )
+    return wanted[0]
 
 
 def check_kernel(kernel_size: int, padding_mode: PaddingMode = "zeros", image: Sequence[int] = ()) -> None:

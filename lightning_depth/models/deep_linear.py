@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_depth.errors import UserError
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.initial import InitialName, initialise
+from lightning_depth.models.shapes import Shapes
 
 
 class Toeplitz(nn.Module):
@@ -101,19 +102,19 @@ class DeepLinear(AbstractFamily):
         self.initial: InitialName = initial
         self.initial_scale, self.initial_depth = initial_scale, initial_depth
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        inputs = math.prod(input_shape)
+    def build(self, shapes: Shapes) -> nn.Module:
+        inputs, outputs = math.prod(shapes.input), shapes.outputs
         width = inputs if self.width is None else self.width
-        if self.depth > 1 and width < min(inputs, num_outputs):
+        if self.depth > 1 and width < min(inputs, outputs):
             rank_zero_warn(f"DeepLinear width {width} limits the rank of the product: it has {inputs} inputs.")
-        layers = self._layers(self.depth, inputs, width, num_outputs)
+        layers = self._layers(self.depth, inputs, width, outputs)
         if self.layer == "toeplitz":
             for layer in layers:
                 parametrize.register_parametrization(layer, "weight", Toeplitz(layer.in_features))
         if self.initial_depth is None:
             initialise(layers, self.initial, self.initial_scale)
         else:
-            factors = self._layers(self.initial_depth, inputs, width, num_outputs)
+            factors = self._layers(self.initial_depth, inputs, width, outputs)
             initialise(factors, self.initial, self.initial_scale)
             set_products(layers, [factor.weight.detach() for factor in factors])
         net = nn.Sequential()
@@ -123,8 +124,8 @@ class DeepLinear(AbstractFamily):
             residual = self.residual and layer.in_features == layer.out_features
             module = LinearBlock(layer, batch_norm, residual) if batch_norm or residual else layer
             net.add_module("head" if index == self.depth else f"layer{index}", module)
-        if self.target_shape is not None and len(self.target_shape) > 1:
-            net.add_module("unflatten", nn.Unflatten(1, tuple(self.target_shape)))
+        if shapes.target is not None and len(shapes.target) > 1:
+            net.add_module("unflatten", nn.Unflatten(1, shapes.target))
         return net
 
     def _layers(self, depth: int, inputs: int, width: int, outputs: int) -> list[nn.Linear]:

@@ -6,9 +6,10 @@ from torch import nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
-from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.conv_net import PaddingMode, check_kernel
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.shapes import Shapes
 
 
 class FullyConv(AbstractFamily):
@@ -55,18 +56,18 @@ class FullyConv(AbstractFamily):
         self.initial: InitialName = initial
         self.initial_scale = initial_scale
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        check_kernel(self.kernel_size, self.padding_mode, input_shape[-2:])
+    def build(self, shapes: Shapes) -> nn.Module:
+        check_kernel(self.kernel_size, self.padding_mode, shapes.input[-2:])
         net = nn.Sequential()
         convolutions = []
-        channels = input_shape[0]
+        channels = shapes.input[0]
         for index in range(1, self.depth + 1):
             convolutions.append(self._convolution(channels, self.width, bias=False))
             net.add_module(f"conv{index}", convolutions[-1])
             net.add_module(f"bn{index}", nn.BatchNorm2d(self.width))
             net.add_module(f"{self.activation}{index}", activation(self.activation))
             channels = self.width
-        convolutions.append(self._convolution(channels, num_outputs, bias=True))
+        convolutions.append(self._convolution(channels, shapes.outputs, bias=True))
         net.add_module("head", convolutions[-1])
         net.add_module("average", nn.AdaptiveAvgPool2d(1))
         net.add_module("flatten", nn.Flatten())

@@ -6,9 +6,10 @@ from torch import nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
-from lightning_depth.models.base import AbstractFamily
 from lightning_depth.models.conv_net import check_kernel
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.shapes import Shapes
 
 
 class HuhCNN(AbstractFamily):
@@ -49,15 +50,15 @@ class HuhCNN(AbstractFamily):
         self.initial: InitialName = initial
         self.initial_scale = initial_scale
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        if min(input_shape[1:]) < 8:
+    def build(self, shapes: Shapes) -> nn.Module:
+        channels, height, width = shapes.input
+        if min(height, width) < 8:
             raise UserError(
-                f"HuhCNN halves images three times: {input_shape[1]} x {input_shape[2]} pixels are too few, "
+                f"HuhCNN halves images three times: {height} x {width} pixels are too few, "
                 "give image_size of at least 8."
             )
         net, size = nn.Sequential(), self.kernel_size
         layers: list[nn.Linear | nn.Conv2d] = []
-        channels = input_shape[0]
         for index in range(1, 5):
             filters = self.width * 2 ** (index - 1)
             layers.append(nn.Conv2d(channels, filters, size, padding=size // 2))
@@ -68,7 +69,7 @@ class HuhCNN(AbstractFamily):
             channels = filters
         net.add_module("maximum", nn.AdaptiveMaxPool2d(1))
         net.add_module("flatten", nn.Flatten())
-        layers += [nn.Linear(channels, 4 * self.width), nn.Linear(4 * self.width, num_outputs)]
+        layers += [nn.Linear(channels, 4 * self.width), nn.Linear(4 * self.width, shapes.outputs)]
         net.add_module("linear", layers[-2])
         net.add_module(f"{self.activation}5", activation(self.activation))
         net.add_module("head", layers[-1])

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lightning_depth.errors import UserError
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
+from lightning_depth.models.shapes import Shapes
 
 
 class Imported(AbstractFamily):
@@ -42,11 +43,11 @@ class Imported(AbstractFamily):
         self.arguments = arguments or {}
         self.state = state
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    def build(self, shapes: Shapes) -> nn.Module:
         make = found(self.network)
         arguments = dict(self.arguments)
         if "num_classes" in _parameters(make) and arguments.get("weights") is None:
-            arguments.setdefault("num_classes", num_outputs)
+            arguments.setdefault("num_classes", shapes.outputs)
         try:
             net = make(**arguments)
         except (TypeError, ValueError) as error:
@@ -55,7 +56,7 @@ class Imported(AbstractFamily):
             raise UserError(f"{self.network} makes a {type(net).__name__}, not a torch.nn.Module.")
         if self.state is not None:
             _load(net, Path(self.state))
-        _check(net, self.network, input_shape)
+        _check(net, self.network, shapes.input)
         return net
 
 

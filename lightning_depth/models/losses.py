@@ -1,45 +1,78 @@
-"""Losses of single samples; every reduction over the batch is the caller's."""
+"""Losses and hits of single samples, under any number of leading replica axes; every reduction is the caller's."""
 
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_depth.errors import UserError
+from lightning_depth.models.shapes import Shapes
 
 LossName = Literal["mse", "cross_entropy"]
 
 
 def sample_losses(
-    loss: LossName, outputs: Float[Tensor, "..."], targets: Int[Tensor, "..."] | Float[Tensor, "..."]
+    loss: LossName, outputs: Float[Tensor, "..."], targets: Shaped[Tensor, "..."], shapes: Shapes
 ) -> Float[Tensor, "..."]:
-    """The loss of each sample, from the outputs of a network and its targets: classes, or numbers of the same size.
-
-    Outputs of a classifier are (*replicas, n, c), its targets (*replicas, n); outputs and targets that are numbers are
-    (n, ...), of any shapes with equally many entries.
+    """The loss of each sample, (*replicas, n); how many axes are a sample's own is known from `shapes`.
 
     `mse` is the mean over the c outputs of the squared distance to the one-hot target, so its mean over samples is
     `torch.nn.MSELoss` on one-hot targets (nichani2020 3.2 after Yang et al. 2020). `cross_entropy` is in nats. Targets
     that are numbers have the mean over all their entries.
 
+    Args:
+        loss: see above.
+        outputs: (*replicas, n, c) for classes, with c at least their number: a pretrained head may have more. For
+            numbers (*replicas, n, ...), of any shape with as many entries as a target.
+        targets: classes (*replicas, n), or numbers (*replicas, n, *shapes.target).
+        shapes: of one sample.
+
     Raises:
-        UserError: the outputs have another size than targets that are numbers.
+        UserError: outputs or targets have other shapes, or targets that are classes are floating-point.
 
     >>> import torch
-    >>> sample_losses("mse", torch.zeros(1, 4), torch.tensor([2]))
+    >>> sample_losses("mse", torch.zeros(1, 4), torch.tensor([2]), Shapes((3,), classes=4))
     tensor([0.2500])
     """
-    if targets.is_floating_point():
-        if outputs[0].numel() != targets[0].numel():
-            raise UserError(
-                f"The network returns {tuple(outputs.shape[1:])}, the targets are {tuple(targets.shape[1:])}."
-            )
+    leading = _leading(outputs, targets, shapes)
+    if shapes.target is not None:
         # mean_k (f_k - y_k)^2
-        return (outputs.flatten(1) - targets.flatten(1)).square().mean(dim=1)
+        return (outputs.reshape(*leading, -1) - targets.reshape(*leading, -1)).square().mean(dim=-1)
     if loss == "mse":
         # (1/c) |f - e_y|^2
         one_hot = F.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
         return (outputs - one_hot).square().mean(dim=-1)
     # -log softmax(f)_y
     return F.log_softmax(outputs, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1).neg()
+
+
+def correct(outputs: Float[Tensor, "..."], targets: Shaped[Tensor, "..."], shapes: Shapes) -> Bool[Tensor, "..."]:
+    """Whether the largest output of each sample is that of its class, (*replicas, n); arguments as `sample_losses`.
+
+    Raises:
+        UserError: as `sample_losses`, or the targets are numbers.
+    """
+    if shapes.target is not None:
+        raise UserError("The targets are numbers, which have no accuracy.")
+    _leading(outputs, targets, shapes)
+    return outputs.argmax(dim=-1) == targets
+
+
+def _leading(outputs: Tensor, targets: Tensor, shapes: Shapes) -> tuple[int, ...]:
+    """(*replicas, n), which outputs and targets share."""
+    own = () if shapes.target is None else shapes.target
+    leading = tuple(targets.shape[: targets.dim() - len(own)])
+    sample = tuple(outputs.shape[len(leading) :])
+    fits = len(leading) > 0 and tuple(targets.shape) == (*leading, *own) and tuple(outputs.shape) == (*leading, *sample)
+    if shapes.target is None:
+        fits = fits and not targets.is_floating_point() and len(sample) == 1 and sample[0] >= shapes.outputs
+    elif fits:
+        fits = targets.is_floating_point() and outputs.numel() == targets.numel()
+    if not fits:
+        wanted = f"{shapes.classes} classes" if shapes.target is None else f"numbers of shape {shapes.target}"
+        raise UserError(
+            f"The network returns {tuple(outputs.shape)}, the targets are {targets.dtype} {tuple(targets.shape)}:\n"
+            f"they do not fit together, or not targets that are {wanted}."
+        )
+    return leading

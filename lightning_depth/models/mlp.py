@@ -8,8 +8,9 @@ from torch import nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.shapes import Shapes
 
 
 class MLP(AbstractFamily):
@@ -57,8 +58,8 @@ class MLP(AbstractFamily):
         self.initial_scale, self.beta = initial_scale, beta
         self.trained = train  # `train` is a method of every module
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        sizes = [math.prod(input_shape), *[self.width] * self.depth, num_outputs]
+    def build(self, shapes: Shapes) -> nn.Module:
+        sizes = [math.prod(shapes.input), *[self.width] * self.depth, shapes.outputs]
         layers = [nn.Linear(n, m, bias=self.bias) for n, m in pairwise(sizes)]
         initialise(layers, self.initial, self.initial_scale, self.beta, self.omega_0)
         if self.trained == "bottom":
@@ -70,6 +71,6 @@ class MLP(AbstractFamily):
             net.add_module(f"layer{index}", layer)
             net.add_module(f"{self.activation}{index}", activation(self.activation, self.omega_0))
         net.add_module("head", layers[-1])
-        if self.target_shape is not None and len(self.target_shape) > 1:
-            net.add_module("unflatten", nn.Unflatten(1, tuple(self.target_shape)))
+        if shapes.target is not None and len(shapes.target) > 1:
+            net.add_module("unflatten", nn.Unflatten(1, shapes.target))
         return net

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from lightning_depth.errors import UserError
 from lightning_depth.layers.convolutions import PointwiseConv2d
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
+from lightning_depth.models.shapes import Shapes
 
 # nichani2020 Table 1: blocks in each of the four stages, by depth.
 TABLE_1 = {
@@ -128,8 +129,8 @@ class ResNet(AbstractFamily):
         self.width = width
         self.kernel_size = kernel_size
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        return ResNetNetwork(input_shape[0], num_outputs, self.blocks, self.width, self.kernel_size)
+    def build(self, shapes: Shapes) -> nn.Module:
+        return ResNetNetwork(shapes.input[0], shapes.outputs, self.blocks, self.width, self.kernel_size)
 
 
 def _blocks(depth: int | None, blocks: Sequence[int] | None) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from lightning_depth.errors import UserError
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree
-from lightning_depth.seeds import derive, run_seed
+from lightning_depth.seeds import derive
 
 LARGEST_COVARIANCE = 10_000
 
@@ -51,9 +51,8 @@ class CMAES(AbstractDerivativeFree):
                 f"CMAES needs sigma0 > 0, generations >= 1 and population >= 2, not sigma0={sigma0}, "
                 f"generations={generations}, population={population}."
             )
-        super().__init__(params)
+        super().__init__(params, seed)
         self.sigma0, self.population, self.generations, self.diagonal = sigma0, population, generations, diagonal
-        self.seed = run_seed(seed)
         n = sum(weight.numel() for weight in self.weights)
         if n < 2:
             raise UserError("CMAES needs at least 2 weights to search for.")
@@ -66,10 +65,12 @@ class CMAES(AbstractDerivativeFree):
         self._start: Tensor | None = None
         self._losses: list[Tensor] = []
 
-    def _begin(self, start: Tensor) -> None:
+    def _start_at(self, start: Tensor) -> None:
         import cma  # 0.5 s that no other run should pay
 
-        random = np.random.RandomState(derive(self.seed, "cma_es") % 2**32)  # cma would seed numpy's global generator
+        random = np.random.RandomState(
+            derive(self.effective_seed, "cma_es") % 2**32
+        )  # cma would seed numpy's global generator
         options = {"verbose": -9, "verb_log": 0, "seed": np.nan, "randn": random.randn, "CMA_diagonal": self.diagonal}
         if self.population is not None:
             options["popsize"] = self.population
@@ -84,7 +85,7 @@ class CMAES(AbstractDerivativeFree):
     def search(self, evaluate: Callable[[Sequence[Tensor]], float], loss: float) -> list[Tensor]:
         """`generations` times: ask for candidates, evaluate them, tell their losses."""
         if self._strategy is None:
-            self._begin(parameters_to_vector(self.weights).detach().double().cpu())
+            self._start_at(parameters_to_vector(self.weights).detach().double().cpu())
         best = [weight.detach().clone() for weight in self.weights]
         for _ in range(self.generations):
             points = self._strategy.ask()
@@ -109,7 +110,7 @@ class CMAES(AbstractDerivativeFree):
         self._strategy = None
         if state["start"] is None:
             return
-        self._begin(state["start"].cpu())
+        self._start_at(state["start"].cpu())
         for losses in state["losses"]:
             self._strategy.tell(self._strategy.ask(), losses.tolist())
             self._losses.append(losses.cpu())

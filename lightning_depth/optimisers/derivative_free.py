@@ -3,12 +3,23 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lightning_depth.errors import UserError
+
+Redraw = Callable[[int], Sequence[Tensor]]
+"""From the number of a draw (1, 2, ...) to new weights of the network, as it draws its initial ones."""
+
+
+@runtime_checkable
+class Redraws(Protocol):
+    """An optimizer that draws: a family calls `begin` once, before the first step and before a state is loaded."""
+
+    def begin(self, redraw: Redraw, run_seed: int) -> None:
+        """Take the way to draw the network anew, and the run's seed, for an optimizer without one of its own."""
 
 
 class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
@@ -21,10 +32,22 @@ class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
     The losses of a step are compared with one another: they should be of the whole training set, in one batch.
     """
 
-    def __init__(self, params: Any) -> None:
+    redraw: Redraw | None = None
+
+    def __init__(self, params: Any, seed: int | None = None) -> None:
         # Schedulers, loggers and the run's record want a rate.
         super().__init__(params, {"lr": 0.0})
+        self.seed, self.run_seed = seed, 0
         self.weights: list[Tensor] = [p for group in self.param_groups for p in group["params"]]
+
+    def begin(self, redraw: Redraw, run_seed: int) -> None:
+        """See `Redraws`."""
+        self.redraw, self.run_seed = redraw, run_seed
+
+    @property
+    def effective_seed(self) -> int:
+        """The optimizer's own seed, or the run's; 0 where nobody calls `begin`."""
+        return self.run_seed if self.seed is None else self.seed
 
     @abstractmethod
     def search(self, evaluate: Callable[[Sequence[Tensor]], float], loss: float) -> Iterable[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_depth.errors import UserError
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree
-from lightning_depth.seeds import generator, run_seed
+from lightning_depth.seeds import generator
 
 
 class RandomSearch(AbstractDerivativeFree):
@@ -17,8 +17,8 @@ class RandomSearch(AbstractDerivativeFree):
     huh2021 Fig. 4 draws 100,000 and does not claim zero training error: what is left is the run's training loss. In 32
     dimensions it never fits; in a handful it does.
 
-    A family gives `draw`, which initialises its network anew. Without it each tensor is drawn as independent normal
-    numbers with the mean and the standard deviation of its own entries.
+    The network is drawn anew by `redraw`, which a family gives to `begin`. Without it each tensor is drawn as
+    independent normal numbers with the mean and the standard deviation of its own entries.
 
     Args:
         params: of the network.
@@ -29,14 +29,11 @@ class RandomSearch(AbstractDerivativeFree):
         UserError: `samples` is below 1.
     """
 
-    draw: Callable[[int], Sequence[Tensor]] | None = None
-    """From the number of the draw (1, 2, ...) to new weights."""
-
     def __init__(self, params: Any, samples: int = 100, seed: int | None = None) -> None:
         if samples < 1:
             raise UserError(f"RandomSearch draws at least 1 sample a step, not {samples}.")
-        super().__init__(params)
-        self.samples, self.seed, self.drawn = samples, run_seed(seed), 0
+        super().__init__(params, seed)
+        self.samples, self.drawn = samples, 0
         self._moments = [(float(w.detach().mean()), float(w.detach().std(correction=0))) for w in self.weights]
 
     def search(self, evaluate: Callable[[Sequence[Tensor]], float], loss: float) -> list[Tensor]:
@@ -44,14 +41,14 @@ class RandomSearch(AbstractDerivativeFree):
         best = [weight.detach().clone() for weight in self.weights]
         for _ in range(self.samples):
             self.drawn += 1
-            candidate = self._normal(self.drawn) if self.draw is None else list(self.draw(self.drawn))
+            candidate = self._normal(self.drawn) if self.redraw is None else list(self.redraw(self.drawn))
             found = evaluate(candidate)
             if not loss <= found:
                 best, loss = candidate, found
         return best
 
     def _normal(self, number: int) -> list[Tensor]:
-        stream = generator(self.seed, "random_search", number)
+        stream = generator(self.effective_seed, "random_search", number)
         drawn = [torch.randn(weight.shape, generator=stream) for weight in self.weights]
         return [d * std + mean for d, (mean, std) in zip(drawn, self._moments, strict=True)]
 

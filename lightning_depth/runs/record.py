@@ -10,7 +10,7 @@ from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -27,6 +27,14 @@ from lightning_depth.runs.looks import COLUMNS, log_pictures, probes_of, write_l
 from lightning_depth.runs.tables import Table
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lightning_depth")
+
+
+@runtime_checkable
+class Stops(Protocol):
+    """A callback that may end a run."""
+
+    stopped_by: str | None
+    """Why it did."""
 
 
 class RunRecord(Checkpoint):
@@ -94,6 +102,8 @@ class RunRecord(Checkpoint):
         self._validated = False
         row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes, stale)}
         for index, optimizer in enumerate(trainer.optimizers):
+            if not optimizer.param_groups:  # Lightning's stand-in, where a model has no optimizer
+                continue
             row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
         row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
         self.metrics.append([row])
@@ -162,7 +172,8 @@ class RunRecord(Checkpoint):
         }
 
     def _status(self, trainer: Trainer) -> str:
-        goal = getattr(trainer.lightning_module, "stopped_by", None)
+        stops = [c.stopped_by for c in trainer.callbacks if isinstance(c, Stops)]  # type: ignore[attr-defined]
+        goal = next((reason for reason in stops if reason is not None), None)
         if trainer.should_stop and goal is not None:
             return f"stopped: {goal}"
         capped = not trainer.should_stop or trainer.current_epoch >= (trainer.max_epochs or 0)

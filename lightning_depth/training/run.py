@@ -24,6 +24,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.runs.directory import write_atomically
 from lightning_depth.runs.place import discard
 from lightning_depth.runs.run import Run
+from lightning_depth.seeds import Seeded
 from lightning_depth.training.atomic_checkpoints import AtomicCheckpoints
 from lightning_depth.training.callbacks import callbacks
 from lightning_depth.training.loggers import prepare
@@ -47,6 +48,8 @@ def locate(config: Config) -> LightningDataModule | None:
     if config.values.get("data") is None:
         return None
     data: LightningDataModule = _made(config, "data")
+    if isinstance(data, Seeded):
+        data.use_run_seed(config.seed)
     if isinstance(data, AbstractMemoryData):
         data.locate()
         data.setup(config.command)
@@ -96,6 +99,8 @@ def _make(
 ) -> tuple[LightningModule, Trainer]:
     try:
         model: LightningModule = _made(config, "model")
+        if isinstance(model, Seeded):
+            model.use_run_seed(config.seed)
         return model, _trainer(config, model, data, run, more)
     except UserError:
         raise
@@ -145,7 +150,7 @@ def _trainer(
         prepare(parsed.trainer, run.directory, data, resumed=run.checkpoint is not None)
     arguments = dict(vars(_made(config, "trainer", parsed)))
     progress = arguments["enable_progress_bar"] is not False
-    own = callbacks(model, data, run, _provenance(config), progress, more)
+    own = callbacks(model, data, run, config, _provenance(config), progress, more)
     arguments["callbacks"] = [*_as_list(arguments["callbacks"]), *own]
     arguments["enable_model_summary"] = arguments["enable_model_summary"] or False
     plugins = _as_list(arguments["plugins"])

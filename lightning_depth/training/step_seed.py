@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_depth.seeds import derive, run_seed
+from lightning_depth.seeds import derive
 
 
 class StepSeed(Callback):
@@ -13,10 +13,16 @@ class StepSeed(Callback):
 
     Not at the start of an epoch: a data loader that starts draws from the global generator, and Lightning starts it
     after that hook in a running fit but before it right after a resume.
+
+    Args:
+        seed: the run's.
     """
 
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed = derive(run_seed(None), "step", trainer.global_step, trainer.global_rank)
+        seed = derive(self.seed, "step", trainer.global_step, trainer.global_rank)
         # torch.manual_seed would write down a stack trace for every device that is not in use.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type == "cuda":

@@ -104,9 +104,13 @@ def test_subsets_are_seeded_and_nested():
 
 
 def test_the_seed_is_the_runs_unless_it_is_given(monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    assert Noise().train_dataloader().order.seed == 7
-    assert Noise(seed=1).train_dataloader().order.seed == 1
+    monkeypatch.setenv("PL_GLOBAL_SEED", "9")  # what another run of this process left behind
+    seeds = []
+    for data in (Noise(), Noise(), Noise(seed=1)):
+        if seeds:
+            data.use_run_seed(7)
+        seeds.append(data.train_dataloader().order.seed)
+    assert seeds == [0, 7, 1]
 
 
 def test_validation_images_are_stratified_disjoint_and_do_not_depend_on_the_subset():

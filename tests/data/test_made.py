@@ -26,11 +26,11 @@ from lightning_depth.data.low_rank_least_squares import LowRankLeastSquares, low
 from lightning_depth.data.patterns import Patterns, mixtures, patterns, translated
 from lightning_depth.data.random_labels import RandomLabels
 from lightning_depth.data.single_example import SingleExample
-from lightning_depth.data.toy_pixels import ToyPixels, minimum_norm_operator, sign_accuracy
+from lightning_depth.data.toy_pixels import ToyPixels, sign_accuracy
 from lightning_depth.errors import UserError
-from lightning_depth.measures.gram import gram_effective_rank
+from lightning_depth.measures.linear_networks import minimum_norm_solution
 from lightning_depth.measures.stability import local_stability
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.seeds import generator
 
 
@@ -61,8 +61,8 @@ class ColourSquares(Squares):
 
 
 class Line(AbstractFamily):
-    def build(self, input_shape, num_outputs):
-        layers = [nn.Flatten(), nn.Linear(math.prod(input_shape), num_outputs)]
+    def build(self, shapes):
+        layers = [nn.Flatten(), nn.Linear(math.prod(shapes.input), shapes.outputs)]
         return nn.Sequential(*layers)
 
 
@@ -323,7 +323,7 @@ def test_the_pixels_of_figure_19():
 def test_the_minimum_norm_solution_says_nothing_and_a_convolution_everything(arguments):
     data = ToyPixels(**arguments)
     x, y = data.split("train")
-    operator = minimum_norm_operator(x, y)
+    operator = minimum_norm_solution(x.flatten(1), y)
     assert torch.allclose(x.flatten(1).double() @ operator.T, y.double())
     assert torch.allclose(operator, torch.linalg.lstsq(x.flatten(1).double(), y.double(), driver="gelsd").solution.T)
     test, signs = data.split("test")
@@ -381,7 +381,9 @@ def test_population_loss_is_the_loss_on_many_samples():
 
 def test_the_task_s_effective_rank_is_that_of_the_true_outputs():
     data = LowRankLeastSquares()
-    assert data.task_effective_rank == pytest.approx(float(gram_effective_rank(data.split("val").targets)))
+    rows = nn.functional.normalize(data.split("val").targets.double())
+    shares = torch.linalg.svdvals(rows @ rows.T) / len(rows)  # the Gram matrix of cosines, whose trace is n
+    assert data.task_effective_rank == pytest.approx(float(torch.special.entr(shares).sum()), rel=1e-6)
     assert data.task_effective_rank < math.log(24) - 0.1
     assert LowRankLeastSquares(task_rank=1).task_effective_rank == pytest.approx(0, abs=1e-6)
 

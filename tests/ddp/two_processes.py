@@ -9,6 +9,7 @@ from lightning_depth import callbacks as shelf
 from lightning_depth import data as made
 from lightning_depth.models import MLP, ConvNet, DeepLinear, HuhCNN
 from lightning_depth.probes import AbstractProbe
+from lightning_depth.training.goals import Goals
 from tests.probes.foreign import autoencoder, loaders, trainer
 
 
@@ -65,7 +66,7 @@ TRAINED = {
         made.SingleExample(made.EmbeddedDigits(image_size=8), labels=[1, 7], indices=[0, 1, 2], batch_size=batch),
     ),
     "linear": lambda batch: (
-        DeepLinear(depth=3, seed=0, stop_at_train_loss=0.5, check_every=2),
+        DeepLinear(depth=3, seed=0),
         made.LowRankLeastSquares(input_dim=32, train_samples=26, batch_size=batch, seed=0),
     ),
     "crops": lambda batch: (
@@ -76,6 +77,11 @@ TRAINED = {
     ),
 }  # fmt: skip
 
+GOALS = {
+    "linear": {"train_loss": 0.5, "every": 2},
+    "crops": {"train_acc": 2.0, "every": 3, "judge": "current"},
+}
+
 
 def train(path, devices, case):
     """Train a case for 3 epochs and write its weights, metrics and steps: two processes have half the batch each."""
@@ -84,9 +90,13 @@ def train(path, devices, case):
     fit = Trainer(
         max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto", logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        callbacks=[Weights(path)],
+        callbacks=[Goals(**GOALS.get(case, {})), Weights(path)],
     )  # fmt: skip
     fit.fit(model, datamodule=data)
+
+
+def _goals(trainer):
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Goals))
 
 
 class Weights(Callback):
@@ -99,5 +109,5 @@ class Weights(Callback):
         if trainer.is_global_zero:
             weights = {name: value.detach().clone() for name, value in pl_module.net.state_dict().items()}
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            counted = {"world": trainer.world_size, "steps": trainer.global_step, "stopped": pl_module.stopped_by}
+            counted = {"world": trainer.world_size, "steps": trainer.global_step, "stopped": _goals(trainer).stopped_by}
             torch.save((weights, metrics, counted), self.path)

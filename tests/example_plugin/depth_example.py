@@ -1,5 +1,6 @@
 """A network family, a data set and a probe that live outside lightning_depth."""
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -8,7 +9,8 @@ from torch import nn
 
 from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import Arrays, Source
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
+from lightning_depth.models.shapes import Shapes
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.calls import Call
 from lightning_depth.seeds import generator
@@ -22,8 +24,8 @@ class Perceptron(AbstractFamily):
         self.save_hyperparameters()
         self.depth, self.width = depth, width
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        sizes = [torch.Size(input_shape).numel(), *[self.width] * (self.depth - 1), num_outputs]
+    def build(self, shapes: Shapes) -> nn.Module:
+        sizes = [math.prod(shapes.input), *[self.width] * (self.depth - 1), shapes.outputs]
         layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes[:-1])]
         return nn.Sequential(nn.Flatten(), *layers, nn.Linear(*sizes[-2:]))
 

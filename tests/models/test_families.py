@@ -17,6 +17,7 @@ from lightning_depth.models.deep_linear import LinearBlock, Toeplitz
 from lightning_depth.models.imported import found
 from lightning_depth.models.initial import initialise
 from lightning_depth.models.resnet import TABLE_1
+from lightning_depth.models.shapes import Shapes
 
 SEED = 5
 
@@ -375,7 +376,7 @@ def test_a_shallow_network_may_start_as_a_deep_one(depth):
 
     torch.manual_seed(0)
     family = DeepLinear(depth=depth, width=12, initial="normal", initial_scale=0.3, initial_depth=8)
-    nets = [family.build((12,), 12) for _ in range(300)]
+    nets = [family.build(Shapes((12,), 12)) for _ in range(300)]
     found = spectra(
         [torch.linalg.multi_dot([torch.eye(12), *[w.detach() for w in list(net.parameters())[::-1]]]) for net in nets]
     )

@@ -12,6 +12,7 @@ from torch import nn
 from lightning_depth.data import EmbeddedDigits
 from lightning_depth.errors import UserError
 from lightning_depth.models import Imported
+from lightning_depth.models.shapes import Shapes
 
 SHAPE = (3, 16, 16)
 MOBILE = "torchvision.models.mobilenet_v3_small"
@@ -57,7 +58,7 @@ def somebody(monkeypatch):
     ],
 )
 def test_the_network_is_told_the_number_of_classes_where_it_can_be(network, arguments, classes):
-    net = Imported(network, arguments).build(SHAPE, 4).eval()
+    net = Imported(network, arguments).build(Shapes(SHAPE, 4)).eval()
     assert net(torch.zeros(2, *SHAPE)).shape == (2, classes)
     if "weights" in arguments:
         assert (net.head.bias == 1.5).all()
@@ -69,7 +70,7 @@ def test_weights_of_a_file_are_kept_and_the_mode_too(tmp_path):
     torch.manual_seed(1)
     state = torchvision.models.mobilenet_v3_small(num_classes=4).state_dict()
     torch.save(state, tmp_path / "weights.pt")
-    net = Imported(MOBILE, state=str(tmp_path / "weights.pt")).build(SHAPE, 4)
+    net = Imported(MOBILE, state=str(tmp_path / "weights.pt")).build(Shapes(SHAPE, 4))
     assert net.training
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
@@ -107,7 +108,7 @@ def test_what_it_refuses(tmp_path, monkeypatch, arguments, shape, said):
     torch.save([1], "list.pt")
     (tmp_path / "bytes.pt").write_bytes(b"abc")
     with pytest.raises(UserError, match=said) as refused:
-        Imported(**arguments).build(shape, 4)
+        Imported(**arguments).build(Shapes(shape, 4))
     assert len(str(refused.value).splitlines()) <= 2
 
 

@@ -10,9 +10,10 @@ from lightning_depth.callbacks import WeightDistance
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.errors import UserError
 from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand
-from lightning_depth.models.base import AbstractFamily
+from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.regularisers import chosen_weights, penalty, regularisation, truncate
 from lightning_depth.runs.record import RunRecord
+from lightning_depth.training.goals import Goals
 
 
 @pytest.fixture(autouse=True)
@@ -41,20 +42,24 @@ class Small(AbstractFamily):
         super().__init__(**recipe)
         self.save_hyperparameters()
 
-    def build(self, input_shape, num_outputs):
-        conv = nn.Conv2d(input_shape[0], 4, 3, padding=1)
-        return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_outputs))
+    def build(self, shapes):
+        conv = nn.Conv2d(shapes.input[0], 4, 3, padding=1)
+        return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, shapes.outputs))
 
 
-def fitted(tmp_path, data=None, epochs=3, callbacks=(), trainer=None, **recipe):
+def fitted(tmp_path, data=None, epochs=3, callbacks=(), trainer=None, goals=None, **recipe):
     model = Small(**{"seed": 1, "loss": "cross_entropy", **recipe})
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=tmp_path, num_sanity_val_steps=0, callbacks=list(callbacks),
+        default_root_dir=tmp_path, num_sanity_val_steps=0, callbacks=[Goals(**(goals or {})), *callbacks],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks), **(trainer or {}),
     )  # fmt: skip
     trainer.fit(model, datamodule=data or Signs(train_samples=40, test_samples=10, batch_size=20, seed=1))
     return model, trainer
+
+
+def stopped_by(trainer):
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Goals)).stopped_by
 
 
 # --- regularisers ---------------------------------------------------------------------------------------------------
@@ -136,7 +141,7 @@ def test_training_with_a_penalty_lowers_it_and_the_loss_is_still_the_datas(kind,
     data = Signs(train_samples=40, test_samples=10, batch_size=0, seed=1)
     penalised, trainer = fitted(tmp_path, data, epochs=1, regularisers=wanted)
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    net, (x, y) = penalised._drawn(), data.split("train")
+    net, (x, y) = penalised.draw(1, penalised.shapes), data.split("train")
     assert logged["train/loss"] == pytest.approx(float(nn.functional.cross_entropy(net(x), y).detach()), rel=1e-5)
     assert logged["train/penalty"] == pytest.approx(0.1 * float(penalty(kind, net[4].weight.detach())), rel=1e-5)
     assert "val/penalty" not in logged
@@ -172,7 +177,7 @@ def test_expansion_is_an_argument_of_every_family(tmp_path):
         callbacks=[WeightDistance()],
     )
     assert [isinstance(m, ExpandedLayer) for m in model.net] == [True, False, False, False, False]
-    start = model._drawn()[0].weight
+    start = model.draw(1, model.shapes)[0].weight
     assert int(torch.linalg.matrix_rank(start.flatten(1), rtol=1e-5)) == 1
     assert set(model.initial_state()) == {f"net.{n}" for n, _ in model.net.named_parameters()}
     trainer.save_checkpoint(tmp_path / "x.ckpt")
@@ -208,20 +213,20 @@ class Looks(Callback):
 @pytest.mark.parametrize(
     ("goals", "epochs", "said"),
     [
-        ({"stop_at_train_acc": 0.0}, 1, "training accuracy reached 0.0"),
-        ({"stop_at_train_acc": 0.0, "check_every": 3}, 3, "training accuracy reached 0.0"),
-        ({"stop_at_train_loss": 100.0, "check_every": 2}, 2, "training loss reached 100.0"),
-        ({"stop_at_train_acc": 0.0, "check_every": 5}, 4, None),
-        ({"stop_at_train_loss": -1.0}, 4, None),
+        ({"train_acc": 0.0}, 1, "training accuracy reached 0.0"),
+        ({"train_acc": 0.0, "every": 3}, 3, "training accuracy reached 0.0"),
+        ({"train_loss": 100.0, "every": 2}, 2, "training loss reached 100.0"),
+        ({"train_acc": 0.0, "every": 5}, 4, None),
+        ({"train_loss": -1.0}, 4, None),
         ({}, 4, None),
     ],
 )
 def test_goals_are_checked_every_so_many_epochs_and_the_run_says_which_was_reached(goals, epochs, said, tmp_path):
     looks = Looks()
     record = RunRecord(tmp_path, {}, {})
-    model, trainer = fitted(tmp_path, epochs=4, callbacks=[looks, record], **goals)
+    _, trainer = fitted(tmp_path, epochs=4, callbacks=[looks, record], goals=goals)
     assert trainer.current_epoch == epochs
-    assert model.stopped_by == said
+    assert stopped_by(trainer) == said
     assert looks.last == [False] * (epochs - 1) + [said is not None]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == ("finished" if said is None else f"stopped: {said}")
@@ -231,13 +236,13 @@ def test_goals_are_checked_every_so_many_epochs_and_the_run_says_which_was_reach
     ("goals", "validated"),
     [
         ({}, [3, 6, 8]),
-        ({"stop_at_train_acc": 0.0, "check_every": 4}, [3, 4]),
-        ({"stop_at_train_loss": -1.0}, [3, 6, 8]),
+        ({"train_acc": 0.0, "every": 4}, [3, 4]),
+        ({"train_loss": -1.0}, [3, 6, 8]),
     ],
 )
 def test_the_last_epoch_is_validated_whichever_it_is(goals, validated, tmp_path):
     record = RunRecord(tmp_path, {}, {})
-    fitted(tmp_path, epochs=8, callbacks=[record], trainer={"check_val_every_n_epoch": 3}, **goals)
+    fitted(tmp_path, epochs=8, callbacks=[record], trainer={"check_val_every_n_epoch": 3}, goals=goals)
     rows = record.metrics.rows()
     assert len(rows) == validated[-1]
     # An epoch without a validation has no value of an earlier one.
@@ -248,18 +253,18 @@ def test_the_last_epoch_is_validated_whichever_it_is(goals, validated, tmp_path)
 
 def test_a_goal_that_is_reached_at_the_cap_is_named(tmp_path):
     record = RunRecord(tmp_path, {}, {})
-    fitted(tmp_path, epochs=2, stop_at_train_acc=0.0, check_every=2, callbacks=[record])
+    fitted(tmp_path, epochs=2, goals={"train_acc": 0.0, "every": 2}, callbacks=[record])
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "stopped: training accuracy reached 0.0"
 
 
 def test_goals_that_cannot_be_are_refused(tmp_path):
-    with pytest.raises(UserError, match="check_every must be at least 1"):
-        Small(check_every=0)
+    with pytest.raises(UserError, match="every 1 or more epochs"):
+        Goals(every=0)
     data = Numbers(train_samples=10, test_samples=10, batch_size=5)
     with pytest.raises(UserError, match="no accuracy"):
-        fitted(tmp_path, data, loss="mse", stop_at_train_acc=1.0)
-    model, _ = fitted(tmp_path, data, loss="mse", stop_at_train_loss=100.0)
-    assert model.stopped_by == "training loss reached 100.0"
+        fitted(tmp_path, data, loss="mse", goals={"train_acc": 1.0})
+    _, trainer = fitted(tmp_path, data, loss="mse", goals={"train_loss": 100.0})
+    assert stopped_by(trainer) == "training loss reached 100.0"
 
 
 def test_the_summary_and_a_checkpoint_have_the_epoch_of_best_training_accuracy(tmp_path):
@@ -310,7 +315,7 @@ def test_several_steps_at_once_are_the_steps_one_by_one(steps, optimizer, precis
     torch.testing.assert_close(state, one_state, rtol=0, atol=0)
 
 
-def test_a_lot_is_what_lightning_counts(tmp_path):
+def test_a_group_is_what_lightning_counts(tmp_path):
     seen = []
 
     class Sees(Callback):

@@ -9,6 +9,8 @@ from lightning_depth.errors import UserError
 from lightning_depth.models import ResNet
 from lightning_depth.models.losses import sample_losses
 from lightning_depth.models.resnet import TABLE_1, ResNetNetwork
+from lightning_depth.models.shapes import Shapes
+from lightning_depth.training.goals import Goals
 
 
 def built(**arguments):
@@ -99,20 +101,15 @@ def test_residual_connection_is_there():
     assert torch.equal(block(x), x)
 
 
+FIVE = Shapes((3,), classes=5)
+
+
 def test_mse_is_torchs_on_one_hot_targets():
     outputs, labels = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
     one_hot = nn.functional.one_hot(labels, 5).float()
-    torch.testing.assert_close(sample_losses("mse", outputs, labels).mean(), nn.MSELoss()(outputs, one_hot))
+    torch.testing.assert_close(sample_losses("mse", outputs, labels, FIVE).mean(), nn.MSELoss()(outputs, one_hot))
     torch.testing.assert_close(
-        sample_losses("cross_entropy", outputs, labels).mean(), nn.CrossEntropyLoss()(outputs, labels)
-    )
-
-
-def test_losses_of_stacked_replicas_are_those_of_each_alone():
-    outputs, labels = torch.randn(3, 6, 5), torch.randint(5, (3, 6))
-    together = sample_losses("mse", outputs, labels)
-    torch.testing.assert_close(
-        together, torch.stack([sample_losses("mse", *pair) for pair in zip(outputs, labels, strict=True)])
+        sample_losses("cross_entropy", outputs, labels, FIVE).mean(), nn.CrossEntropyLoss()(outputs, labels)
     )
 
 
@@ -141,20 +138,20 @@ def test_logged_metrics_are_means_over_all_samples(loss, tmp_path):
         batches = [(model(x), y) for x, y in data.test_dataloader()]
     outputs, labels = torch.cat([o for o, _ in batches]), torch.cat([y for _, y in batches])
     assert len(labels) == 1000  # 300 + 300 + 300 + 100: a mean of batch means would differ
-    expected = sample_losses(loss, outputs.double(), labels).mean()
+    expected = sample_losses(loss, outputs.double(), labels, model.shapes).mean()
     assert float(fit.callback_metrics["val/loss"]) == pytest.approx(float(expected), rel=1e-6)
     assert float(fit.callback_metrics["val/acc"]) == float((outputs.argmax(-1) == labels).double().mean())
 
 
 def test_training_stops_at_the_stated_accuracy(tmp_path):
-    model, probe = ResNet(depth=10, width=2, stop_at_train_acc=0.0), WeightDistance(every="last")
-    fit = trainer(max_epochs=5, enable_checkpointing=False, default_root_dir=tmp_path, callbacks=[probe])
+    model, probe = ResNet(depth=10, width=2), WeightDistance(every="last")
+    fit = trainer(max_epochs=5, enable_checkpointing=False, default_root_dir=tmp_path, callbacks=[probe, Goals(0.0)])
     fit.fit(model, datamodule=digits())
     assert fit.current_epoch == 1
     assert {r.epoch for r in probe.readings} == {1}  # it knew that this look was the last
     assert float(fit.callback_metrics["train/acc"]) > 0
-    never = ResNet(depth=10, width=2, stop_at_train_acc=1.0)
-    fit = trainer(max_epochs=2, enable_checkpointing=False, default_root_dir=tmp_path)
+    never = ResNet(depth=10, width=2)
+    fit = trainer(max_epochs=2, enable_checkpointing=False, default_root_dir=tmp_path, callbacks=[Goals(1.0)])
     fit.fit(never, datamodule=digits())
     assert fit.current_epoch == 2
 

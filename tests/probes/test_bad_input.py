@@ -28,7 +28,7 @@ from lightning_depth.measures.collapse import expected_errors, vote_predictions_
 from lightning_depth.probes import AbstractProbe
 from tests.probes.foreign import Data, Foreign, autoencoder, convnet, loaders, readings, trainer, validated
 
-PROBES = [v for v in vars(shelf).values() if isinstance(v, type) and issubclass(v, AbstractProbe)]
+PROBES = [v for v in (getattr(shelf, name) for name in dir(shelf)) if issubclass(v, AbstractProbe)]
 ARGUMENTS = {
     "LocalStability": {"samples": 2, "strengths": [1.0]},
     "JacobianNorm": {"samples": 4},

@@ -15,7 +15,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.probes import AbstractProbe
 from tests.probes.foreign import autoencoder, convnet, loaders, mlp, resnet18, trainer, vit
 
-PROBES = [v for v in vars(shelf).values() if isinstance(v, type) and issubclass(v, AbstractProbe)]
+PROBES = [v for v in (getattr(shelf, name) for name in dir(shelf)) if issubclass(v, AbstractProbe)]
 NETWORKS = {
     "mlp": mlp,
     "convnet": convnet,

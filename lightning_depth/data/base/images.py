@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lightning_depth.data.base.batches import Augmentation, EpochOrder, TensorBatches
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
-from lightning_depth.data.base.sources import AbstractImages, Split
+from lightning_depth.data.base.sources import AbstractImages, SourceSplit
 from lightning_depth.errors import UserError
-from lightning_depth.seeds import generator, run_seed
+from lightning_depth.seeds import generator
 
 UNMIRRORED: dict[Augmentation, Augmentation] = {
     "crop_flip": "crop",
@@ -115,7 +115,7 @@ class AbstractImageData(AbstractMemoryData):
         self._loaded: dict[str, Loaded] = {}
 
     @abstractmethod
-    def read(self, split: Split) -> AbstractImages:
+    def read(self, split: SourceSplit) -> AbstractImages:
         """The whole "train" or "test" split."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -241,7 +241,7 @@ class AbstractImageData(AbstractMemoryData):
     def _divided(self, images: AbstractImages, number: int) -> tuple[Tensor, Tensor]:
         """The training and the held-out members of a class: the first and the last of one permutation of them."""
         name, members = images.class_names[number], _members(images, number)
-        stream = generator(run_seed(self.seed), "subset", name)
+        stream = generator(self.effective_seed, "subset", name)
         members = members[torch.randperm(len(members), generator=stream)]
         rest = len(members) - round(self.val_fraction * len(members))
         if rest == 0 or (self.val_fraction > 0 and rest == len(members)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_depth.data.base.batches import EpochOrder, TensorBatches
 from lightning_depth.data.base.sources import Source
 from lightning_depth.errors import UserError
-from lightning_depth.seeds import generator, run_seed
+from lightning_depth.seeds import generator
 
 Stage = Literal["train", "val", "test"]
 
@@ -33,11 +33,16 @@ class AbstractMemoryData(LightningDataModule, ABC):
     Args:
         batch_size: training samples per batch and process.
         eval_batch_size: samples per batch and process elsewhere.
-        seed: of everything that is drawn. None: that of the run.
+        seed: of everything that is drawn. None: the run's, which `use_run_seed` gives; 0 where nobody calls it.
 
     Raises:
         UserError: a number is below 1.
     """
+
+    run_seed: int = 0
+    """The seed of the run."""
+    batches_at_once: int = 1
+    """How many training batches are served as one; set by a family that takes several steps at once."""
 
     def __init__(self, batch_size: int = 128, eval_batch_size: int = 250, seed: int | None = None) -> None:
         super().__init__()
@@ -47,6 +52,18 @@ class AbstractMemoryData(LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self._source: Source | None = None
         self._resident: dict[tuple[str, torch.device], Loaded] = {}
+
+    def use_run_seed(self, seed: int) -> None:
+        """Take the run's seed, here and in the data sets that this one holds, before any split is asked for."""
+        self.run_seed = seed
+        for held in vars(self).values():
+            if isinstance(held, AbstractMemoryData):
+                held.use_run_seed(seed)
+
+    @property
+    def effective_seed(self) -> int:
+        """The data set's own seed, or the run's."""
+        return self.run_seed if self.seed is None else self.seed
 
     @abstractmethod
     def find(self) -> Source:
@@ -84,11 +101,11 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """On which split validation is done."""
         return "val"
 
-    def locate(self) -> Source:
-        """Where the data come from, decided once; a stand-in is announced on stderr."""
+    def locate(self, announce: bool = True) -> Source:
+        """Where the data come from, decided once; a stand-in is announced on stderr, unless another data set does."""
         if self._source is None:
             self._source = self.find()
-            if self._source.fallback:
+            if self._source.fallback and announce:
                 _announce(self._source)
         return self._source
 
@@ -105,10 +122,14 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """The training batches, from where a resumed fit left off."""
         train, (rank, world) = self._on_device("train"), self._place()
         fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        order = EpochOrder(len(train.targets), self.batch_size, run_seed(self.seed), rank, world, reshuffle=not fixed)
+        order = EpochOrder(len(train.targets), self.batch_size, self.effective_seed, rank, world, reshuffle=not fixed)
         batches = self.batches(train, order, *self._position())
-        batches.at_once = getattr(getattr(self.trainer, "lightning_module", None), "steps_at_once", 1)
+        batches.at_once = self.batches_at_once
         return batches
+
+    def train_eval_dataloader(self) -> TensorBatches:
+        """The training samples as they are, without augmentation, each once."""
+        return self._evaluation(self._on_device("train"))
 
     def val_dataloader(self) -> TensorBatches:
         """The validation samples, each once."""
@@ -132,7 +153,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
         if samples < 1:
             raise UserError(f"A probe needs at least 1 sample, not {samples}.")
         held = self._on_device("train" if split == "train" else self.validated)
-        shuffled = torch.randperm(len(held.targets), generator=generator(run_seed(self.seed), "probe"))
+        shuffled = torch.randperm(len(held.targets), generator=generator(self.effective_seed, "probe"))
         chosen = shuffled[:samples].to(held.targets.device)
         with torch.inference_mode(False):  # a probe that validation calls may want gradients
             return self._evaluation(Loaded(held.inputs[chosen], held.targets[chosen]), everywhere)

@@ -19,7 +19,7 @@ from lightning_depth.data.base.sources import (
     AbstractImages,
     Arrays,
     Source,
-    Split,
+    SourceSplit,
     class_folders,
     image_files,
 )
@@ -69,7 +69,7 @@ class AbstractPublishedImages(AbstractImageData, ABC):
         self.fallback, self.download = fallback, download
 
     @abstractmethod
-    def read_files(self, split: Split) -> Arrays:
+    def read_files(self, split: SourceSplit) -> Arrays:
         """A split from the original files.
 
         Raises:
@@ -98,7 +98,7 @@ class AbstractPublishedImages(AbstractImageData, ABC):
         remedy = f"Put its original files in {home}, or its images in {folder}/{{train,test}}/<class>/*.png."
         return stand_in(self.fallback, self.title, absent, remedy)
 
-    def read(self, split: Split) -> AbstractImages:
+    def read(self, split: SourceSplit) -> AbstractImages:
         """See the class."""
         source = self.locate()
         if source.fallback:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lightning_depth.errors import UserError
 
-Split = Literal["train", "test"]
+SourceSplit = Literal["train", "test"]
 SUFFIXES = (".png", ".jpg", ".jpeg")
 THREADS = min(4, os.cpu_count() or 1)  # more only wait for one another: small images are mostly Python
 CHUNK = 128  # files a thread decodes before it reports: a task per file costs more than the decoding

@@ -12,7 +12,7 @@ from lightning_depth.data.base.batches import EpochOrder, TensorBatches
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
 from lightning_depth.data.base.sources import Source
 from lightning_depth.errors import UserError
-from lightning_depth.seeds import generator, run_seed
+from lightning_depth.seeds import generator
 
 ROWS = 1024  # samples drawn at a time, always whole: so the first samples are the same however many are wanted
 
@@ -72,11 +72,11 @@ class AbstractTensorData(AbstractMemoryData):
 
     def shared(self, name: str) -> torch.Generator:
         """A generator for what all splits share, at its start: a function of the seed and `name`."""
-        return generator(run_seed(self.seed), type(self).__name__, name)
+        return generator(self.effective_seed, type(self).__name__, name)
 
     def find(self) -> Source:
         """Made from the seed."""
-        return Source(type(self).__name__, "synthetic", f"seed {run_seed(self.seed)}")
+        return Source(type(self).__name__, "synthetic", f"seed {self.effective_seed}")
 
     def split(self, name: Stage) -> Loaded:
         """A split, made once."""

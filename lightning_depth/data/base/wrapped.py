@@ -22,14 +22,18 @@ class AbstractWrapped(AbstractMemoryData):
         self.change_seed = data.seed if seed is None else seed
 
     @property
+    def effective_change_seed(self) -> int:
+        """The seed of the change: its own, that of `data`, or the run's."""
+        return self.run_seed if self.change_seed is None else self.change_seed
+
+    @property
     @abstractmethod
     def change(self) -> str:
         """What was changed, in words."""
 
     def find(self) -> Source:
         """Where the other data set comes from, and the change."""
-        found = self.data.find()
-        self.data._source = found  # a stand-in is announced once, by this data set
+        found = self.data.locate(announce=False)  # a stand-in is announced once, by this data set
         return replace(found, note=f"{found.note}; {self.change}" if found.note else self.change)
 
     def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:

@@ -1,0 +1,121 @@
+"""Goals of training, which end a run, and the validation of the last epoch."""
+
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_depth.errors import UserError
+from lightning_depth.models.base import AbstractModel
+from lightning_depth.training.train_eval import train_eval
+
+Judge = Literal["running", "current"]
+
+
+class Goals(Callback):
+    """Stops once the training split is fitted, and sees that the last epoch is validated, whichever it is.
+
+    Goals are judged after the last step of an epoch and before its validation, so that probes know that their look is
+    the last. `stopped_by` is the goal that was reached, or None.
+
+    The means of an epoch as it went by (`running`, what is logged as `train/loss` and `train/acc`) are taken before
+    each step, in train mode, on augmented images: at a high rate they may never reach 1. `current` evaluates the
+    weights as they are after the epoch, on un-augmented training samples in evaluation mode: "zero training error" in
+    mori2020 3 and nichani2020. It logs `train_eval/loss` and `train_eval/acc` after every `every` epochs and the last.
+
+    Args:
+        train_acc: stop once the training accuracy is at least this (1.0: every sample right).
+        train_loss: stop once the training loss, without penalties, is at most this.
+        every: judge every so many epochs only (mori2020 3: 50).
+        judge: see above. Without a goal `current` only logs.
+
+    Raises:
+        UserError: `every` is below 1; when training starts, that the targets have no accuracy, or the model is none of
+            this package's.
+    """
+
+    def __init__(
+        self,
+        train_acc: float | None = None,
+        train_loss: float | None = None,
+        every: int = 1,
+        judge: Judge = "running",
+    ) -> None:
+        if every < 1:
+            raise UserError(f"Goals are judged every 1 or more epochs, not every={every}.")
+        self.train_acc, self.train_loss, self.every = train_acc, train_loss, every
+        self.judge: Judge = judge
+        self.stopped_by: str | None = None
+        self._judged = 0
+        self._current: dict[str, Tensor] = {}
+        self._check_val_every_n_epoch: int | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stopped_by, self._judged = None, 0
+        if self.train_acc is None and self.train_loss is None and self.judge == "running":
+            return
+        if not isinstance(pl_module, AbstractModel):
+            raise UserError(f"Goals need a model of lightning_depth, and {type(pl_module).__name__} is none.")
+        if self.train_acc is not None and pl_module.shapes.target is not None:
+            raise UserError("The targets are numbers, which have no accuracy: give goals.train_loss, not train_acc.")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_last_batch:
+            return
+        self._check(trainer, pl_module)
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if last and trainer.check_val_every_n_epoch not in (None, 1):
+            self._check_val_every_n_epoch, trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch, 1
+
+    # Where a run goes on after the last step of an epoch, that step is not taken again.
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_last_batch:
+            self._check(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, pl_module)
+        for key in ("loss", "acc"):  # those of an earlier epoch
+            trainer.callback_metrics.pop(f"train_eval/{key}", None)
+        values = {f"train_eval/{key}": value for key, value in self._current.items() if value.dim() == 0}
+        # Equal on all ranks already; Lightning wants to be told.
+        pl_module.log_dict(values, sync_dist=True, batch_size=1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
+        # Not sooner: ModelCheckpoint decides by it when to save.
+        if self._check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch, self._check_val_every_n_epoch = self._check_val_every_n_epoch, None
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the epoch whose last step was taken, once."""
+        epoch = trainer.current_epoch + 1
+        if self._judged == epoch or not isinstance(pl_module, AbstractModel):
+            return
+        self._judged, self._current = epoch, {}
+        due = epoch % self.every == 0
+        if self.judge == "current" and (due or epoch == trainer.max_epochs):
+            self._current = train_eval(trainer, pl_module)
+        if due:
+            goal = self._reached(pl_module)
+            if goal is not None:
+                trainer.should_stop, self.stopped_by = True, goal
+
+    def _reached(self, model: AbstractModel) -> str | None:
+        if self.train_acc is None and self.train_loss is None:
+            return None
+        values = self._current if self.judge == "current" else model.running_metrics("train")
+        if self.train_acc is not None and float(values["acc"]) >= self.train_acc:
+            return f"training accuracy reached {self.train_acc}"
+        if self.train_loss is not None and float(values["loss"]) <= self.train_loss:
+            return f"training loss reached {self.train_loss}"
+        return None
