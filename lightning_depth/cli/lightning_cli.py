@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
@@ -34,6 +34,8 @@ from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
 from lightning_depth.layers.convolutions import SubsampleFirst, SubsamplesFirst
 from lightning_depth.models.base import AbstractFamily
+from lightning_depth.probes.probe import check_names
+from lightning_depth.results import read_config, read_summary, write_config
 from lightning_depth.runs.directory import (
     Place,
     check_checkpoint,
@@ -41,12 +43,9 @@ from lightning_depth.runs.directory import (
     checked_name,
     claim,
     differences,
-    load_config,
     newest_checkpoint,
-    read_summary,
     runs_named,
     to_resume,
-    write_atomically,
 )
 from lightning_depth.runs.record import RunRecord
 from lightning_depth.training.atomic_checkpoints import AtomicCheckpoints
@@ -166,7 +165,7 @@ class DepthCLI(LightningCLI):
         # finds at most that of a job that had the same number, or of an earlier command of the same job.
         if requeued():
             runs = runs_named(root, name)
-            own = [run for run in runs if not differences(load_config(run), self.resolved)]
+            own = [run for run in runs if not differences(read_config(run), self.resolved)]
             if own and read_summary(own[0]) is not None:
                 rank_zero_info(f"{own[0]} has ended already: nothing is left to do.")
                 raise SystemExit(0)
@@ -226,7 +225,7 @@ class DepthCLI(LightningCLI):
         wanted = self.config_init.fit.trainer.max_epochs
         if summary is None or wanted is None:
             return False
-        before = load_config(place.directory).get("trainer", {}).get("max_epochs")
+        before = read_config(place.directory).get("trainer", {}).get("max_epochs")
         stopped = wanted == before and summary["status"] != "finished"
         return stopped or 0 <= int(wanted) <= int(summary["epochs"])
 
@@ -259,13 +258,14 @@ class DepthCLI(LightningCLI):
             kwargs["default_root_dir"] = str(directory)
             if int(os.environ.get("SLURM_PROCID", "0")) == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
                 if self.place.checkpoint is None:
-                    write_atomically(directory / "config.yaml", dumped(self.resolved))
+                    write_config(directory, self.resolved)
                 rank_zero_info(f"run directory: {directory}")
         wanted_plugins = _as_list(config.trainer.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in wanted_plugins):
             wanted_plugins.append(AtomicCheckpoints())
         kwargs["plugins"] = [*wanted_plugins, *plugins]
         self.trainer_defaults["callbacks"] = own
+        check_names(_as_list(config.trainer.callbacks))  # before Lightning says so of their states, at length
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:  # no such device, strategy, ...
@@ -400,12 +400,6 @@ def _spell_out(tree: Any) -> None:
         if isinstance(value, Enum) and isinstance(value, str):
             vars(tree)[key] = str(value.value)
         _spell_out(value)
-
-
-def dumped(config: Mapping[str, Any]) -> str:
-    """`config.yaml`."""
-    opening = "# The whole config of this run. Again: python main.py fit --config THIS_FILE\n"
-    return opening + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 def _prepare_loggers(config: Namespace, directory: Path, datamodule: Any, resumed: bool) -> None:

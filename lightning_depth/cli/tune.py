@@ -5,7 +5,6 @@ import contextlib
 import copy
 import difflib
 import io
-import json
 import os
 import shlex
 import shutil
@@ -31,7 +30,7 @@ USAGE = """usage: python main.py tune --config FILE --tune.low A --tune.high B [
   --tune.trials N       values to try: 5 at random, then by a Gaussian process. Default: 20
   --tune.folds K        parts of the training split; a trial is K fits, each validated on one part. Default: 10
   --tune.metric NAME    what is compared, at the last epoch: val/acc, val/loss, ... Default: val/acc, else val/loss
-  --tune.direction D    max or min. Default: max for accuracies, min for the rest
+  --tune.direction D    max or min. Default: max for accuracies, min for losses and errors
   --tune.name NAME      of the new directory in --run.root. Default: tune-CONFIG
 
 Every other option is one of `python main.py fit --help`; probes and loggers of the config are left out. The directory
@@ -241,17 +240,16 @@ def run_search(search: Any, config: Mapping[str, Any], root: Path, name: str, co
 
 def _place(study: Mapping[str, Any], root: Path, name: str) -> tuple[Path, bool]:
     """The newest search of these settings, or a new directory; and whether it is new."""
-    from lightning_depth.runs.directory import claim, runs_named, write_atomically
+    from lightning_depth.results import CONFIG, SEARCH, read_config, write_yaml
+    from lightning_depth.runs.directory import claim, runs_named
 
     for directory in runs_named(root, name):
-        with contextlib.suppress(OSError, yaml.YAMLError):
-            if yaml.safe_load((directory / "search.yaml").read_text()) == study["search"] and (
-                yaml.safe_load((directory / "config.yaml").read_text()) == study["config"]
-            ):
+        with contextlib.suppress(UserError):
+            if read_config(directory, SEARCH) == study["search"] and read_config(directory) == study["config"]:
                 return directory, False
     directory = claim(root, name, "trials")
-    write_atomically(directory / "search.yaml", yaml.safe_dump(study["search"], sort_keys=False))
-    write_atomically(directory / "config.yaml", yaml.safe_dump(study["config"], sort_keys=False))
+    write_yaml(directory / SEARCH, study["search"])
+    write_yaml(directory / CONFIG, study["config"])
     return directory, True
 
 
@@ -267,7 +265,7 @@ class _Loop:
 
     def run(self) -> None:
         from lightning_depth.figures.tuning import best_of, draw_tuning
-        from lightning_depth.runs.directory import write_atomically
+        from lightning_depth.results import write_yaml
         from lightning_depth.studies.search import apart, scored, suggestion
 
         search = self.search
@@ -284,7 +282,7 @@ class _Loop:
             best = best_of(self.trials.ended(search.folds), self._direction())
             if missing and best is not None:
                 text = f"# The best of {search.key} in {self.directory / 'trials.csv'}.\n# {self.command}\n"
-                write_atomically(self.directory / "best.yaml", text + yaml.safe_dump(override(self._key, best.value)))
+                write_yaml(self.directory / "best.yaml", override(self._key, best.value), text)
             if missing:
                 draw_tuning(self.directory)
         self._close()
@@ -299,7 +297,7 @@ class _Loop:
 
     def _fold(self, number: int, fold: int, value: float) -> bool:
         """Run a fold and write its row; whether it ended well."""
-        from lightning_depth.runs.directory import write_atomically
+        from lightning_depth.results import write_yaml
         from lightning_depth.studies.search import apart
 
         home = self.directory / "trials" / f"{number:03d}"
@@ -307,7 +305,7 @@ class _Loop:
         for left in (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*")):
             shutil.rmtree(left, ignore_errors=True)  # of a fold that was broken off
         inside = self._key.replace("data.", "data.init_args.data.", 1) if self._key.startswith("data.") else self._key
-        write_atomically(home / "value.yaml", yaml.safe_dump(override(inside, value)))
+        write_yaml(home / "value.yaml", override(inside, value))
         words = ["fit", "--config", str(self.directory / "config.yaml"), "--config", str(home / "value.yaml")]
         words += [f"--data.init_args.fold={fold}", f"--run.root={home}", f"--run.name=fold-{fold}"]
         start = time.perf_counter()
@@ -329,17 +327,12 @@ class _Loop:
 
     def _read(self, home: Path, fold: int) -> tuple[str, float | None, str]:
         """The metric, its value at the last epoch (None: the fit diverged), and where the data came from."""
-        found = next(
-            (
-                path
-                for run in (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*"))
-                for path in run.glob("summary.json")
-            ),
-            None,
-        )
-        if found is None:
+        from lightning_depth.results import read_summary
+
+        summaries = map(read_summary, (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*")))
+        summary = next((one for one in summaries if one is not None), None)
+        if summary is None:
             return self.trials.metric or self.search.metric or "", None, ""
-        summary = json.loads(found.read_text())
         final = summary["final"]
         metric = self.search.metric or ("val/acc" if "val/acc" in final else "val/loss")
         if metric not in final:
