@@ -214,17 +214,16 @@ class Table:
     Rows are written in one piece, so that a kill leaves at most one torn line, which `rewind` removes.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
         self.path = path
-        self.columns = list(columns) if columns else None
+        self.columns = list(columns)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows. New columns widen the table: the earlier rows get empty cells."""
         rows = list(rows)
         if not rows:
             return
-        if self.columns is None or not self.path.is_file():
-            self.columns = self._read()[0]
+        self.columns = self._header()
         fresh = dict.fromkeys(key for row in rows for key in row if key not in self.columns)
         if self.path.is_file() and not fresh:
             self._write(_csv(self.columns, rows, header=False), append=True)
@@ -254,13 +253,15 @@ class Table:
         """Every whole row, by column."""
         return self._read()[1]
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+    def _header(self) -> list[str]:
         if not self.path.is_file():
-            return (self.columns or []), []
-        text = self.path.read_text()
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        rows = list(reader)
-        return list(reader.fieldnames or self.columns or []), rows
+            return self.columns
+        with self.path.open(newline="") as file:
+            return next(csv.reader(file), self.columns)
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        text = self.path.read_text() if self.path.is_file() else ""
+        return self._header(), list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def _write(self, text: str, append: bool) -> None:
         if not append or not self.path.is_file():

@@ -17,7 +17,7 @@ from lightning_depth.probes.calls import Call
 from lightning_depth.probes.look import Look, Picture, Seen, Value
 from lightning_depth.probes.samples import Samples, unpack
 from lightning_depth.probes.shared_pass import SharedPass
-from lightning_depth.probes.undisturbed import undisturbed
+from lightning_depth.probes.undisturbed import same_randomness, undisturbed
 from lightning_depth.results import ArrayKey, Declaration, Key, Reading, Split
 
 TRAIN_SAMPLES = 1000
@@ -169,15 +169,17 @@ class AbstractProbe(Callback, ABC):
     # --- when: the first probe of the trainer conducts one pass for all of them -------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        check_names(trainer.callbacks)  # type: ignore[attr-defined]
-        self._samples = Samples(trainer) if self is probes_of(trainer)[0] else None
+        with same_randomness():
+            check_names(trainer.callbacks)  # type: ignore[attr-defined]
+            self._samples = Samples(trainer) if self is probes_of(trainer)[0] else None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._samples = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._samples is not None and pl_module.device.type == "cpu":
-            _warn_of_wrong_gradients(unguarded(pl_module))
+            with same_randomness():  # checks of types, where they are switched on, draw which items they look at
+                _warn_of_wrong_gradients(unguarded(pl_module))
         if not trainer.enable_validation:
             self.say_once("probes look during validation, which is off: there will be no readings.")
 
