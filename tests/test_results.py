@@ -26,7 +26,8 @@ OLD = Path(__file__).parent / "figures" / "old_run"  # of before there was a col
 NAMES = {name: value for name, value in vars(results).items() if name.isupper() and isinstance(value, str)}
 OPENERS = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "fdopen"}
 PARSERS = {"json", "csv", "yaml", "np", "numpy", "pickle", "zipfile"}
-PARSING = {"load", "loads", "dump", "dumps", "safe_load", "reader", "writer", "DictReader", "DictWriter", "ZipFile"}
+OF_TEXT = {"loads", "dumps", "safe_load", "safe_dump"}  # a variable of the environment, say
+PARSING = OF_TEXT | {"load", "dump", "reader", "writer", "DictReader", "DictWriter", "ZipFile"}
 PARSING |= {"save", "savez", "savez_compressed", "loadtxt", "savetxt", "genfromtxt"}
 OPEN_NOTHING = ("runs", "figures", "probes", "callbacks")
 
@@ -54,7 +55,9 @@ def offences(source, room):
         words |= {NAMES.get(n.id) for n in nodes if isinstance(n, ast.Name)}
         words |= {NAMES.get(n.attr) for n in nodes if isinstance(n, ast.Attribute)}
         names_one = bool(words & set(NAMES.values()))
-        if any(isinstance(n, ast.Call) and opens(n) for n in nodes) and (names_one or room in OPEN_NOTHING):
+        calls = [n for n in nodes if isinstance(n, ast.Call) and opens(n)]
+        of_files = [call for call in calls if getattr(call.func, "attr", "") not in OF_TEXT]
+        if (calls and names_one) or (of_files and room in OPEN_NOTHING):
             found.append(function.name)
     return found
 

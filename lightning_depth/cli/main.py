@@ -2,27 +2,22 @@
 
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
+from lightning_depth.config.words import TRAINER_COMMANDS, check, near
 from lightning_depth.errors import UserError
 
-TRAINER_COMMANDS = {
-    "fit": "train a network, probe it every epoch, write a report",
-    "validate": "one pass over the validation split, with probes",
-    "test": "loss and accuracy on the test split",
-    "predict": "the outputs on the test split",
-}
-# Commands that are no Trainer methods: name -> (module with main(arguments), what it does).
-OTHER_COMMANDS = {
+# Name -> (module with main(words), or main(command, words) of Lightning's trainer; what it does).
+COMMANDS = {
+    "fit": ("lightning_depth.cli.train", "train a network, probe it every epoch, write a report"),
+    "validate": ("lightning_depth.cli.train", "one pass over the validation split, with probes"),
+    "test": ("lightning_depth.cli.train", "loss and accuracy on the test split"),
+    "predict": ("lightning_depth.cli.train", "the outputs on the test split"),
     "probe": ("lightning_depth.cli.probe", "look at a checkpoint, or at any network, with any probe"),
     "report": ("lightning_depth.cli.report", "draw the report of a run directory again"),
     "tune": ("lightning_depth.cli.tune", "search a learning rate by cross-validation"),
 }
-TOP_KEYS = frozenset(
-    ["seed_everything", "trainer", "model", "data", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"]
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,28 +45,20 @@ def _command(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
         return
-    command = argv[0]
-    if command in OTHER_COMMANDS:
-        run: Callable[[list[str]], None] = import_module(OTHER_COMMANDS[command][0]).main
-        run(argv[1:])
-        return
-    if command not in TRAINER_COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(command, [*TRAINER_COMMANDS, *OTHER_COMMANDS], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"There is no command {command!r}.{hint}\nSee python main.py --help.")
-    if not any(a in ("-h", "--help") or a.startswith("--print_config") for a in argv):
-        check_config_files(argv[1:])
-    from lightning_depth.cli.lightning_cli import run_trainer_command
-
-    run_trainer_command()
+    command, *words = argv
+    if command not in COMMANDS:
+        raise UserError(f"There is no command {command!r}.{near(command, COMMANDS)}\nSee python main.py --help.")
+    if command in TRAINER_COMMANDS:
+        if not any(word in ("-h", "--help") or word.startswith("--print_config") for word in words):
+            check(words)
+        import_module(COMMANDS[command][0]).main(command, words)
+    else:
+        import_module(COMMANDS[command][0]).main(words)
 
 
 def help_text() -> str:
     """What `--help` prints."""
-    every = {**TRAINER_COMMANDS, **{name: what for name, (_, what) in OTHER_COMMANDS.items()}}
-    rows = "\n".join(f"  {name:10} {what}" for name, what in every.items())
+    rows = "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
     return f"""usage: python main.py COMMAND [--config FILE ...] [--key value ...]
 
 commands:
@@ -86,56 +73,3 @@ commands:
   python main.py tune --config configs/k_local.yaml --tune.low 1e-3 --tune.high 1   the rate that 10 folds prefer
   python main.py fit --help                                                      every key of fit
   python main.py fit --model.help ResNet                                         every key of one class"""
-
-
-def config_files(argv: Sequence[str]) -> list[Path]:
-    """The files given by `--config FILE`, `--config=FILE` or `-c FILE`, in order."""
-    found = []
-    for index, word in enumerate(argv):
-        if word in ("--config", "-c"):
-            if index + 1 == len(argv):
-                raise UserError(f"{word} needs a file.")
-            found.append(Path(argv[index + 1]))
-        elif word.startswith("--config="):
-            found.append(Path(word.removeprefix("--config=")))
-    return found
-
-
-def check_config_files(argv: Sequence[str]) -> None:
-    """Refuse what can be seen to be wrong without importing torch.
-
-    Raises:
-        UserError: a config file that is missing, unreadable or no YAML mapping, or an unknown top-level key.
-    """
-    files = config_files(argv)
-    if not files and not any(word.startswith("--model") for word in argv):
-        raise UserError("No network to work on: give --config FILE, for example configs/resnet_depth.yaml.")
-    for word in argv:
-        key = word.removeprefix("--").split("=")[0].split(".")[0].rstrip("+")
-        if word.startswith("--") and key not in TOP_KEYS | {"config"} and key != "":
-            raise UserError(f"Unknown option {word.split('=')[0]}.{_near(key)}\nSee python main.py fit --help.")
-    import yaml
-
-    for path in files:
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except FileNotFoundError as error:
-            raise UserError(f"There is no config file {path}.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"Cannot read the config file {path}: {error}") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict):
-            raise UserError(f"{path} is not a config: it must be a mapping with keys such as model, data and trainer.")
-        for key in loaded:
-            if str(key).rstrip("+") not in TOP_KEYS:
-                raise UserError(
-                    f"{path}: unknown key {key!r}.{_near(str(key))}\nThe keys are {', '.join(sorted(TOP_KEYS))}."
-                )
-
-
-def _near(key: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(key, sorted(TOP_KEYS), n=1) or [k for k in TOP_KEYS if key and k.startswith(key)]
-    return f" Did you mean {near[0]}?" if near else ""

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import yaml
 
-from lightning_depth.cli.main import check_config_files, config_files
+from lightning_depth.config.words import check, config_files
 from lightning_depth.errors import UserError
 
 USAGE = """usage: python main.py probe --ckpt FILE [--probe CLASS [--probe.KEY VALUE ...]] ... [--out DIR]
@@ -42,9 +42,13 @@ def main(arguments: list[str]) -> None:
         return
     own, rest = _own(arguments)
     words, name, root, checkpoint = translated(own, rest)
-    check_config_files(words)
-    from lightning_depth.cli.lightning_cli import run_trainer_command
+    check(words)
+    from lightning_depth.cli.messages import filter_messages
+    from lightning_depth.config.resolve import resolve
     from lightning_depth.runs.probing import ProbeRecord
+    from lightning_depth.training.fit import evaluate
+
+    filter_messages()
 
     provenance = {"command": "python main.py probe " + shlex.join(arguments)}
     provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
@@ -53,7 +57,7 @@ def main(arguments: list[str]) -> None:
         for message in IDLE:
             warnings.filterwarnings("ignore", message=message)
         try:
-            run_trainer_command(["validate", *words, "--verbose", "false"], [record])
+            evaluate(resolve("validate", [*words, "--verbose=false"]), [record])
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise

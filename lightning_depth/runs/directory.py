@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning_depth.errors import UserError
 from lightning_depth.results import CONFIG, read_config
@@ -17,13 +17,6 @@ FREE_ON_RESUME = (
     "trainer.logger",
     "trainer.enable_progress_bar",
 )
-
-
-class Place(NamedTuple):
-    """Where a run lives and from which checkpoint it starts (None: from scratch)."""
-
-    directory: Path
-    checkpoint: Path | None
 
 
 def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
@@ -88,7 +81,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime) if found else None
 
 
-def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> Place:
+def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, Path]:
     """The newest run called `name` with this config, at its newest checkpoint.
 
     Raises:
@@ -104,7 +97,7 @@ def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> Place:
     if checkpoint is None:
         raise UserError(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
     check_checkpoint(checkpoint)
-    return Place(same[0], checkpoint)
+    return same[0], checkpoint
 
 
 def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:

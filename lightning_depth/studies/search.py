@@ -1,23 +1,15 @@
-"""A search for the best value of one key: its settings, its table, what to try next, and work done in a process apart.
+"""A search for the best value of one key: its settings, its table, and what to try next.
 
 The table is the only memory. The next value is a function of its rows and the seed, so a search that goes on after a
 kill tries what it would have tried.
 """
 
 import math
-import multiprocessing
-import os
-import sys
-import threading
-import time
-import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from lightning_depth.errors import UserError
 from lightning_depth.figures.directions import better
@@ -28,8 +20,6 @@ from lightning_depth.seeds import derive
 COLUMNS = ("trial", "fold", "key", "value", "metric", "direction", "result", "seconds", "status", "data")
 FINISHED = "finished"
 RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, as in mori2020's package
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,64 +142,3 @@ def suggestion(search: Search, number: int, history: Sequence[tuple[float, float
             study.add_trial(optuna.trial.create_trial(params={"x": value}, distributions={"x": range_}, value=mean))
         drawn = study.ask({"x": range_}).params["x"]
     return min(max(float(f"{drawn:.4g}"), search.low), search.high)
-
-
-# --- in a process apart -------------------------------------------------------------------------------------------
-
-
-def apart(function: Callable[..., T], *arguments: Any, said: Path | None = None) -> T:
-    """`function(*arguments)` in a process of its own, whose words go to the file `said`.
-
-    On Linux the process is a fork, so it need not import torch again; the parent must only have imported it, not used
-    it. It ends with its parent.
-
-    Raises:
-        UserError: what the function raised, or the process died.
-    """
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(function, arguments, said, sender, os.getpid()))  # type: ignore[attr-defined]
-    process.start()
-    sender.close()
-    try:
-        kind, answer = receiver.recv()
-    except EOFError:
-        kind, answer = "died", None
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        process.join()
-    if kind == "mistake":
-        raise UserError(answer)
-    if kind == "died":
-        words = said.read_text(errors="replace").strip().splitlines() if said is not None and said.is_file() else []
-        last = f"\n{words[-1][:300]}" if words else ""
-        raise UserError(f"A process of the search died with exit status {process.exitcode}.{last}")
-    return answer  # type: ignore[no-any-return]
-
-
-def _serve(
-    function: Callable[..., Any], arguments: Sequence[Any], said: Path | None, sender: Connection, parent: int
-) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    if said is not None:
-        log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-    try:
-        answer = "result", function(*arguments)
-    except UserError as user_error:
-        answer = "mistake", str(user_error)
-    except BaseException:
-        traceback.print_exc()
-        sender.close()
-        raise SystemExit(1) from None
-    with suppress(BrokenPipeError):
-        sender.send(answer)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)

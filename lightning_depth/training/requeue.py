@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_depth.errors import UserError
+from lightning_depth.runs.place import job_id
 from lightning_depth.training import signals
 from lightning_depth.training.last_checkpoint import LastCheckpoint
 
@@ -83,9 +84,3 @@ class SlurmRequeue(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.path.unlink(missing_ok=True)
-
-
-def job_id(environment: Any) -> str:
-    """The id of this Slurm job as `scontrol requeue` wants it: `<array job>_<task>` for a task of an array."""
-    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array else str(environment["SLURM_JOB_ID"])

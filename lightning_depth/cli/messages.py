@@ -1,0 +1,35 @@
+"""Leaves out what Lightning says at every start and nobody needs, so that what matters is seen."""
+
+import logging
+import warnings
+from functools import cache
+
+IDLE = (
+    "Seed set to",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "\N{ELECTRIC LIGHT BULB}",
+    "`Trainer.fit` stopped",
+)
+LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+)
+WARNINGS = (
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*smaller than the logging interval.*",
+    ".*`srun` command is available on your system but is not used.*",
+    ".*does not have many workers.*",
+    ".*when logging on epoch level in distributed setting.*",
+)
+
+
+@cache
+def filter_messages() -> None:
+    """From here on, in this process."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(IDLE))
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,29 @@
+"""`fit`, `validate`, `test` and `predict`: parse, resolve, run."""
+
+from collections.abc import Sequence
+
+from lightning_depth.cli.messages import filter_messages
+from lightning_depth.config.parser import parser
+from lightning_depth.config.resolve import resolve
+from lightning_depth.training.fit import evaluate, fit
+
+
+def main(command: str, words: Sequence[str]) -> None:
+    """Run a command of Lightning's trainer.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    filter_messages()
+    if asks_for_help(words):
+        parser(command).parse_args(list(words))  # prints and exits
+    config = resolve(command, words)
+    if command == "fit":
+        fit(config)
+    else:
+        evaluate(config)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether the words only ask what a config may hold, or what it would be."""
+    return any(word in ("-h", "--help") or ".help" in word or word.startswith("--print_config") for word in words)

@@ -1,0 +1,127 @@
+"""The words of a command line and the files that they name, before anything heavy is imported."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_depth.errors import UserError
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+# The parts of a config, each parsed by itself, and the keys of each.
+SECTIONS = {
+    "trainer": ("trainer",),
+    "model": ("model",),
+    "data": ("data",),
+    "rest": ("seed_everything", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"),
+}
+TOP_KEYS = frozenset(key for keys in SECTIONS.values() for key in keys)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A hint at the word that was probably meant, or nothing.
+
+    >>> near("trainr", ["model", "trainer"])
+    ' Did you mean trainer?'
+    """
+    known = sorted(known)
+    found = difflib.get_close_matches(word, known, n=1) or [k for k in known if word and k.startswith(word)]
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def section_of(key: str) -> str:
+    """The part of a config to which a top-level key belongs; `rest` for one that is in none.
+
+    >>> section_of("model"), section_of("seed_everything")
+    ('model', 'rest')
+    """
+    return next((name for name, keys in SECTIONS.items() if key in keys), "rest")
+
+
+def options(words: Sequence[str]) -> list[list[str]]:
+    """Each option with the words that follow it.
+
+    >>> options(["--config", "a.yaml", "--model.depth=3", "--print_config"])
+    [['--config', 'a.yaml'], ['--model.depth=3'], ['--print_config']]
+    """
+    found: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or word == "-c":
+            found.append([word])
+        elif not found:
+            raise UserError(f"Unexpected word {word}: options begin with --.")
+        else:
+            found[-1].append(word)
+    return found
+
+
+def key_of(option: str) -> str:
+    """The top-level key that an option sets.
+
+    >>> key_of("--trainer.callbacks+=OperatorNorm"), key_of("-c")
+    ('trainer', 'config')
+    """
+    key = option.removeprefix("--").split("=")[0].split(".")[0].rstrip("+")
+    return "config" if key == "-c" else key
+
+
+def config_files(words: Sequence[str]) -> list[Path]:
+    """The files given by `--config FILE`, `--config=FILE` or `-c FILE`, in order."""
+    found = []
+    for first, *rest in options(words):
+        if key_of(first) == "config":
+            found.append(Path(_file(first, rest)))
+    return found
+
+
+def _file(option: str, rest: Sequence[str]) -> str:
+    if "=" in option:
+        return option.partition("=")[2]
+    if not rest:
+        raise UserError(f"{option} needs a file.")
+    return rest[0]
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a config file says.
+
+    Raises:
+        UserError: it is missing, unreadable or no YAML mapping, or has an unknown top-level key.
+    """
+    try:
+        loaded = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError as error:
+        raise UserError(f"There is no config file {path}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the config file {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} is not a config: it must be a mapping with keys such as model, data and trainer.")
+    for key in loaded:
+        if str(key).rstrip("+") not in TOP_KEYS:
+            raise UserError(
+                f"{path}: unknown key {key!r}.{near(str(key), TOP_KEYS)}\nThe keys are {', '.join(sorted(TOP_KEYS))}."
+            )
+    return loaded
+
+
+def check(words: Sequence[str]) -> None:
+    """Refuse what can be seen to be wrong without importing torch.
+
+    Raises:
+        UserError: no network is named, an option has an unknown key, or a config file is wrong (`read_file`).
+    """
+    files = config_files(words)
+    if not files and not any(word.startswith("--model") for word in words):
+        raise UserError("No network to work on: give --config FILE, for example configs/resnet_depth.yaml.")
+    for first, *_ in options(words):
+        key = key_of(first)
+        if key not in TOP_KEYS | {"config"} and key != "":
+            raise UserError(
+                f"Unknown option {first.split('=')[0]}.{near(key, TOP_KEYS)}\nSee python main.py fit --help."
+            )
+    for path in files:
+        read_file(path)

@@ -1,0 +1,69 @@
+"""The callbacks of a run, in the one order in which they work."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_depth.models.base import AbstractFamily
+from lightning_depth.runs.record import RunRecord
+from lightning_depth.runs.run import Run
+from lightning_depth.training.finite_loss import FiniteLoss
+from lightning_depth.training.last_checkpoint import LastCheckpoint
+from lightning_depth.training.progress import RunProgress
+from lightning_depth.training.requeue import SlurmRequeue
+from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.sync_buffers import SyncBuffers
+
+
+def callbacks(
+    model: LightningModule,
+    data: LightningDataModule | None,
+    run: Run | None,
+    provenance: Mapping[str, Any],
+    progress: bool = True,
+    more: Sequence[Callback] = (),
+) -> list[Callback]:
+    """What every run has, after the callbacks of its config, so that these have logged and looked before it records.
+
+    1. `StepSeed`: draws of a training step depend on the step alone, before anything draws.
+    2. `FiniteLoss`: a loss that is no number ends the run before it is recorded or saved.
+    3. `SyncBuffers`: all processes validate one network.
+    4. `RunProgress`: the bar above which the record prints.
+    5. `more`: a command's own, such as the record of a look.
+    6. `SlurmRequeue`: leaves at the end of a step, before an epoch is recorded that did not end.
+    7. `RunRecord`: writes the epoch's rows before the checkpoint that counts the epoch as done. A kill in between
+       leaves a row too many, which a resumed run takes out; a row too few would never come back. It counts as a
+       checkpoint, since Lightning calls those last.
+    8. The checkpoints: of the best epoch, then the last. One with `save_last` would save only when it improves.
+
+    Args:
+        model: the network.
+        data: its data module, if it has one.
+        run: where it is recorded; None: nowhere.
+        provenance: what else its summary says.
+        progress: whether to show a bar.
+        more: further callbacks.
+    """
+    own: list[Callback] = [StepSeed(), FiniteLoss(), SyncBuffers()]
+    if progress:
+        own.append(RunProgress())
+    own.extend(more)
+    if run is None:
+        return own
+    if os.environ.get("SLURM_JOB_ID"):
+        own.append(SlurmRequeue(run.directory))
+    own.append(RunRecord(run.directory, run.config, provenance))
+    folder = run.directory / "checkpoints"
+    if isinstance(model, AbstractFamily):
+        numbers = getattr(data, "target_shape", None) is not None
+        metric, mode = ("val/loss", "min") if numbers else ("val/acc", "max")
+        own.append(
+            ModelCheckpoint(
+                folder, "best", metric, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
+            )
+        )
+    own.append(LastCheckpoint(folder))
+    return own
