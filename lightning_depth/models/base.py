@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import SubsamplesFirst
+from lightning_depth.layers.convolutions import guarded, subsamples
 from lightning_depth.layers.expansion import Expansion, expand
 from lightning_depth.models.losses import LossName, sample_losses
 from lightning_depth.models.regularisers import LowRank, Regulariser, regularisation, truncate
@@ -38,7 +38,7 @@ def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
+class AbstractFamily(LightningModule, ABC):
     """A family of networks that are trained, validated and tested by one recipe.
 
     A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is
@@ -179,9 +179,10 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
             )
         return given if found is None else found
 
+    @subsamples
     def forward(self, x: Tensor) -> Tensor:
         assert self.net is not None, "configure_model() builds the network"
-        with self.subsampling(x):
+        with guarded(self.device):
             outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
 
@@ -282,7 +283,8 @@ class AbstractFamily(SubsamplesFirst, LightningModule, ABC):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if loss.requires_grad:  # an optimizer that evaluates candidates wants no gradient
-            super().backward(loss, *args, **kwargs)
+            with guarded(self.device):  # a network that checkpoints its activations runs again
+                super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._count("val", self._losses(batch))

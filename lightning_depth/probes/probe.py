@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import unguarded
+from lightning_depth.layers.convolutions import is_on, layers_at_risk
 from lightning_depth.probes.calls import Call
 from lightning_depth.probes.look import Look, Picture, Seen, Value
 from lightning_depth.probes.samples import Samples, unpack
@@ -177,11 +177,23 @@ class AbstractProbe(Callback, ABC):
         self._samples = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._samples is not None and pl_module.device.type == "cpu":
+        if self._samples is not None:
             with same_randomness():  # checks of types, where they are switched on, draw which items they look at
-                _warn_of_wrong_gradients(unguarded(pl_module))
+                self._warn_of_wrong_gradients(pl_module)
         if not trainer.enable_validation:
             self.say_once("probes look during validation, which is off: there will be no readings.")
+
+    def _warn_of_wrong_gradients(self, network: LightningModule) -> None:
+        if network.device.type != "cpu" or is_on():
+            return
+        layers = [name for name, _ in layers_at_risk(network)]
+        if layers:
+            self.say_once(
+                f"on a CPU, torch's gradient of the weight of {', '.join(layers[:3])}{', …' if layers[3:] else ''} may "
+                "be wrong, crash or hang: a strided 1 x 1 convolution of fewer than 16 channels (oneDNN issue 6035).\n"
+                "from lightning_depth.layers.convolutions import subsample_first, then train inside "
+                "`with subsample_first():`. The network computes the same."
+            )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.say_once("probes look in fit, validate and test; in predict there will be no readings.")
@@ -305,12 +317,3 @@ def _begun(samples: Samples, network: LightningModule, batch: Any) -> SharedPass
     last = not fitting or trainer.should_stop or epoch == trainer.max_epochs
     due = [probe for probe in probes_of(trainer) if probe.is_due(epoch, last)]
     return SharedPass(network, due, samples, epoch, batch) if due else None
-
-
-def _warn_of_wrong_gradients(layers: list[str]) -> None:
-    if layers:
-        rank_zero_warn(
-            f"On a CPU torch may compute wrong gradients for {', '.join(layers[:3])}{', …' if layers[3:] else ''}, "
-            "corrupt memory, or hang: a strided 1 x 1 convolution of few input channels (oneDNN issue 6035). "
-            "Train within `with lightning_depth.layers.convolutions.SubsampleFirst():`, which is the same function."
-        )

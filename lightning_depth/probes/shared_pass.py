@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import SubsampleFirst
+from lightning_depth.layers.convolutions import guarded
 from lightning_depth.probes.calls import INPUT, Call, first_tensor, trace
 from lightning_depth.probes.look import Look, Seen
 from lightning_depth.probes.samples import Samples, count_classes, loader_of, unpack
@@ -173,7 +173,8 @@ class SharedPass:
     @contextmanager
     def _timed(self, probe: "AbstractProbe") -> Iterator[None]:
         start = time.perf_counter()
-        yield
+        with guarded(self.network.device):  # a probe may take gradients of its own
+            yield
         self.seconds[probe] += time.perf_counter() - start
 
     @contextmanager
@@ -190,7 +191,7 @@ class SharedPass:
         """Let every probe measure, keep what it read, and log it as `<probe>/<layer>/<key>`."""
         self.release()
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""), SubsampleFirst():
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
                 read = [_reading(self.look.epoch, probe.name, *value) for value in probe.measure(self.look)]
                 pictures = list(probe.draw())
             read.append(Reading(self.look.epoch, probe.name, "", None, "seconds", self.seconds[probe]))

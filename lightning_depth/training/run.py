@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from lightning_depth.config.parser import Parser, parser
 from lightning_depth.config.resolve import Config
 from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import SubsampleFirst, SubsamplesFirst
 from lightning_depth.probes.probe import check_names
 from lightning_depth.results import write_config
 from lightning_depth.runs.place import discard
@@ -81,11 +79,8 @@ def run(
         call = {key: config.parsed["rest"].get(key) for key in ("weights_only", "verbose", "return_predictions")}
         given = {key: value for key, value in call.items() if key in config.parsed["rest"]}
         start = checkpoint if run is None else run.checkpoint
-        # A module of somebody else's, whose layers may be those that torch gets wrong on a CPU.
-        foreign = trainer.strategy.root_device.type == "cpu" and not isinstance(model, SubsamplesFirst)
-        with SubsampleFirst() if foreign else nullcontext():
-            command = getattr(trainer, config.command)
-            return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
+        command = getattr(trainer, config.command)
+        return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
     except UserError:
         if run is not None:
             discard(run)
