@@ -17,6 +17,7 @@ from lightning_depth.figures.directions import better, directions
 from lightning_depth.figures.report import draw
 from lightning_depth.probes import AbstractProbe, Key
 from lightning_depth.results import Reading, Table
+from lightning_depth.studies.search import Search
 
 PACKAGE = Path(lightning_depth.__file__).parent
 OLD = Path(__file__).parent / "figures" / "old_run"  # of before there was a column `at`
@@ -263,6 +264,14 @@ def test_a_summary_says_which_direction_is_better_and_figures_believe_it(tmp_pat
 
     assert marked({}) == {2.0}  # of the inaccuracy
     assert marked({"directions": {"val/reward": "min", "val/inaccuracy": "max"}}) == {1.0}
+
+
+def test_a_search_asks_for_a_direction_that_nobody_knows():
+    ranges = {"key": "model.lr", "low": 0.1, "high": 1.0}
+    assert [Search(**ranges).direction_of(metric) for metric in ("val/acc", "val/inaccuracy")] == ["max", "min"]
+    with pytest.raises(UserError, match=r"Whether val/reward .*\nGive --tune.direction max, or min"):
+        Search(**ranges).direction_of("val/reward")
+    assert Search(**ranges, direction="max").direction_of("val/reward") == "max"
 
 
 def test_a_key_is_named_and_nothing_else_is_needed():

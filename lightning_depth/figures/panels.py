@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,7 +133,7 @@ def panels_of_probes(
     """One panel for each key that a probe declares with a title; for a probe that declares none, for its first key.
 
     A heatmap where that key was read for several layers or places, else a curve, or a number where it was read once in
-    the whole run. Readings of seconds are never drawn.
+    the whole run; where two have one title, the names of their probes tell them apart. Seconds are never drawn.
     """
     panels: list[Curves | Heatmap | Number] = []
     once = len({reading.epoch for reading in readings}) == 1
@@ -140,17 +141,17 @@ def panels_of_probes(
         mine = [reading for reading in readings if reading.probe == probe and reading.key != "seconds"]
         for key in _shown(probe, mine, declared.get(probe)):
             panels.append(_panel(key, [reading for reading in mine if reading.key == key.name], once, classes))
-    return panels
+    titles = Counter(panel.title for panel in panels)
+    return [replace(p, title=f"{p.title} ({p.name})") if titles[p.title] > 1 else p for p in panels]
 
 
 def _shown(probe: str, readings: Sequence[Reading], declared: Declaration | None) -> list[Key]:
-    """The keys to be drawn, in the order in which they were read; titles of a probe's own name have it in brackets."""
+    """The keys to be drawn, in the order in which they were read."""
     read = dict.fromkeys(reading.key for reading in readings)
     known = {key.name: key for key in (declared.keys if declared else ()) if key.title}
     found = [known[name] for name in read if name in known]
-    own = f" ({probe})" if declared and declared.kind != probe else ""
     if found or not read:
-        return [replace(key, title=key.title + own, title_one=(key.title_one or key.title) + own) for key in found]
+        return found
     of_layers = dict.fromkeys(reading.key for reading in readings if reading.layer)
     name = next(iter(of_layers or read))
     plain = sentence(probe if probe == name else f"{probe}: {name}")

@@ -138,6 +138,17 @@ def test_a_test_shows_the_test_split_and_a_validation_the_validation_split(probe
     assert tested != looked("validate", module, data())  # the control: they are not the same samples
 
 
+@pytest.mark.parametrize("probe", [OperatorNorm, Spectrum])
+def test_weights_are_read_in_a_test_too(probe):
+    found = []
+    for action in ("test", "validate"):
+        made = probe()
+        getattr(trainer([made]), action)(Testable(convnet().model), datamodule=data(), verbose=False)
+        found.append({key: value for key, value in readings(made).items() if "seconds" not in key})
+    assert found[0] == found[1]
+    assert len(found[0]) > 3
+
+
 def test_what_is_seen_in_a_test_is_called_test():
     seen = []
 
@@ -237,7 +248,7 @@ class NTKEcho(AbstractProbe):
         for number, call in enumerate(look.calls[1:4]):
             yield call.name, "hidden", 1.0
             yield call.name, "gain", number / 10
-        for tau in (0.5, 1.0, 2.0):
+        for tau in (0.5, 1.0, 2.0) if self.name == "ntk_echo" else ():
             yield "", "echo", 1 / (1 + tau), tau
 
     def draw(self):
@@ -262,9 +273,9 @@ def echoed(tmp_path):
 def test_a_probe_from_outside_has_its_own_titles_units_and_axis_on_the_page(echoed):
     figure = draw(echoed, {})
     gain, echo = [ax for ax in figure.axes if ax.get_label() == "ntk_echo" and ax.images]
-    assert gain.get_title(loc="left") == "Gain of each layer (%)"
+    assert gain.get_title(loc="left") == "Gain of each layer (%) (ntk_echo)"
     np.testing.assert_allclose(gain.images[0].get_array(), [[0, 0], [10, 10], [20, 20]])
-    assert echo.get_title(loc="left") == "Echo against delay"
+    assert echo.get_title(loc="left") == "Echo against delay"  # the other one reads no echo
     assert [label.get_text() for label in echo.get_yticklabels()] == ["tau=0.5", "tau=1", "tau=2"]
     assert echo.get_ylabel() == "delay"
     bars = [ax for ax in figure.axes if ax.get_label() == "ntk_echo colours"]
