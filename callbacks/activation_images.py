@@ -87,7 +87,7 @@ class ActivationImages(AbstractSampleProbe):
     def measure(self, look: Look) -> Iterable[Value]:
         self._pictures = []
         calls = self._calls_with_images(look)
-        inputs, _ = self.asked_about(look)
+        inputs, _ = self.fixed_samples(look)
         for call in calls:
             activations = outputs_of(look.network, [call], inputs)[call.name]
             if not activations.isfinite().all():

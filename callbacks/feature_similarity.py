@@ -80,7 +80,7 @@ class FeatureSimilarity(AbstractSampleProbe):
         names = self._names = [call.name for call in calls]
         if not calls:
             return
-        inputs, _ = self.asked_about(look)
+        inputs, _ = self.fixed_samples(look)
         grams = self._grams(look.network, calls, inputs)
         count = len(grams)
         if self.reference is not None:

@@ -65,7 +65,7 @@ class JacobianNorm(AbstractSampleProbe):
 
     def measure(self, look: Look) -> Iterable[Value]:
         calls = [None] if self.layers is None else self.watched(look, lambda call: False)
-        inputs, _ = self.asked_about(look)
+        inputs, _ = self.fixed_samples(look)
         if not self.is_real("inputs", inputs):
             return
         for call in calls:

@@ -52,7 +52,7 @@ class LocalStability(AbstractSampleProbe):
         self.strengths = sorted(strengths)
 
     def measure(self, look: Look) -> Iterable[Value]:
-        inputs, _ = self.asked_about(look)
+        inputs, _ = self.fixed_samples(look)
         outputs = look.network(inputs[:1])
         if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
             return

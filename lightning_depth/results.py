@@ -112,7 +112,7 @@ class Arrays:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to: it takes its place when the block ends well, so the file is whole or not there.
 
     It has the same suffix, is on the disk before it has its name, and is gone where the block raises.
@@ -129,7 +129,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8 that is there whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -243,7 +243,7 @@ class Table:
                 file.write(_csv(header, later, header=aside.stat().st_size == 0))
         self._write(_csv(header, [row for row in rows if row not in later], header=True), append=False)
 
-    def mend(self) -> None:
+    def drop_torn_line(self) -> None:
         """Take out a torn last line."""
         text = self.path.read_text() if self.path.is_file() else "\n"
         if not text.endswith("\n"):
@@ -367,7 +367,7 @@ def write_arrays(
             members[f"names:{layer}/{key}"] = np.array(names, dtype=str)
     path = directory / PICTURES / probe / f"epoch-{epoch:05d}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         np.savez_compressed(temporary, **members)  # type: ignore[arg-type]
 
 

@@ -100,7 +100,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, name):
     path = tmp_path / name
 
     def half_written():
-        with results.whole_file(path) as temporary:
+        with results.atomic_file(path) as temporary:
             assert temporary.name.endswith(path.suffix)
             temporary.write_text("half")
             assert [file.parent for file in tmp_path.iterdir()] == [tmp_path] * (1 + path.exists())
@@ -189,12 +189,12 @@ def test_arrays_come_back_in_float32(tmp_path):
 
 def test_a_torn_line_is_no_row_and_can_be_taken_out(tmp_path):
     table = Table(tmp_path / "t.csv", ["epoch", "a"])
-    table.mend()
+    table.drop_torn_line()
     table.append([{"epoch": 1, "a": 2}])
     whole = (tmp_path / "t.csv").read_text()
     (tmp_path / "t.csv").write_text(whole + "2,")
     assert table.rows() == [{"epoch": "1", "a": "2"}]
-    table.mend()
+    table.drop_torn_line()
     assert (tmp_path / "t.csv").read_text() == whole
 
 

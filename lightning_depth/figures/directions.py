@@ -22,7 +22,7 @@ def better(metric: str) -> Direction | None:
 
 def directions(metrics: Iterable[str]) -> dict[str, Direction]:
     """The better direction of each of these metrics that has one."""
-    return {metric: way for metric in metrics if (way := better(metric)) is not None}
+    return {metric: direction for metric in metrics if (direction := better(metric)) is not None}
 
 
 def words_of(metric: str) -> set[str]:

@@ -83,14 +83,14 @@ NOT_A_METRIC = re.compile(r"step|lr([-_/].*)?|learning_rate|(.*[/_])?(seconds|ti
 
 
 def panels_of_metrics(
-    columns: Mapping[str, Mapping[int, float]], held_out: str, ways: Mapping[str, Direction]
+    columns: Mapping[str, Mapping[int, float]], held_out: str, direction_of: Mapping[str, Direction]
 ) -> list[Curves]:
     """One panel per metric, its splits together: losses, then accuracies as errors, then the rest as they come.
 
     Args:
         columns: column -> epoch -> value.
         held_out: what the split `val` really is.
-        ways: the better direction of each column that has one.
+        direction_of: the better direction of each column that has one.
     """
     groups: dict[str, list[tuple[str, Series]]] = {}
     for column, cells in columns.items():
@@ -108,12 +108,12 @@ def panels_of_metrics(
         series = tuple(one for _, one in group)
         unit = metric.replace("_", " ")
         title = unit[:1].upper() + unit[1:]
-        way = ways.get(group[0][0])
-        if (way == "max" and words_of(metric) & ACCURACY) or (way == "min" and words_of(metric) & ERROR):
+        direction = direction_of.get(group[0][0])
+        if (direction == "max" and words_of(metric) & ACCURACY) or (direction == "min" and words_of(metric) & ERROR):
             plain = metric.lower() in ("acc", "error", "err")
             title = "Classification error (%)" if plain else f"Error: {unit} (%)"
-            unit, series, way = "error (%)", _as_errors(series, of_accuracy=way == "max"), "min"
-        panels.append(Curves(metric, title, unit, series, way == "min", from_zero=way == "min"))
+            unit, series, direction = "error (%)", _as_errors(series, of_accuracy=direction == "max"), "min"
+        panels.append(Curves(metric, title, unit, series, direction == "min", from_zero=direction == "min"))
     rank = {"loss": 0, "acc": 1}
     return sorted(panels, key=lambda panel: rank.get(panel.name, 2))
 

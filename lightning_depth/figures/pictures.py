@@ -20,7 +20,7 @@ from lightning_depth.figures.panels import sentence
 from lightning_depth.figures.scale import LOG_FROM, draw_log_ticks
 from lightning_depth.figures.style import DPI, FAINT, GAP, MARGIN, QUIET, STYLE, WIDTH
 from lightning_depth.figures.wording import ellipsis, short_names
-from lightning_depth.results import Arrays, Declaration, whole_file
+from lightning_depth.results import Arrays, Declaration, atomic_file
 
 TILES = 6  # as many layers of one kind are drawn, evenly spread over all
 LINES, ACROSS = 12, 16  # as many layers and images of a row of images
@@ -69,7 +69,7 @@ def rows_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) -> 
 def draw_pictures(pictures: Sequence[Arrays], declared: Mapping[str, Declaration], target: Path) -> Path:
     """A PNG of `pictures` alone; it appears whole or not at all."""
     rows = rows_of(pictures, declared)
-    with mpl.rc_context(STYLE), whole_file(target) as unfinished:
+    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
         total = math.fsum(row.height for row in rows) + 0.2
         page = Page(Figure(figsize=(WIDTH, total), dpi=DPI), total)
         top = 0.1

@@ -49,7 +49,7 @@ def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
     """
     figure = draw(directory, summary)
     target = directory / results.REPORT
-    with mpl.rc_context(STYLE), results.whole_file(target) as unfinished:
+    with mpl.rc_context(STYLE), results.atomic_file(target) as unfinished:
         figure.savefig(unfinished, format="png", dpi=DPI)
     return target
 
@@ -66,8 +66,8 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
     classes = section(summary, "data").get("num_classes")
     held_out = held_out_name(summary)
     columns, read = results.read_metrics(directory), results.read_readings(directory)
-    ways = {**directions(columns), **section(summary, "directions")}
-    metric_panels = panels_of_metrics(columns, held_out, ways)
+    direction_of = {**directions(columns), **section(summary, "directions")}
+    metric_panels = panels_of_metrics(columns, held_out, direction_of)
     declared = results.read_declarations(directory)
     probe_panels = panels_of_probes(read, declared, classes if isinstance(classes, int) else None)
     last = max((reading.epoch for reading in read), default=None)

@@ -26,7 +26,7 @@ from lightning_depth.figures.style import (
     WIDTH,
 )
 from lightning_depth.figures.wording import number
-from lightning_depth.results import TRIALS, Table, whole_file
+from lightning_depth.results import TRIALS, Table, atomic_file
 
 DIVERGED = "diverged"
 
@@ -76,7 +76,7 @@ def draw_tuning(directory: Path) -> Path:
     rows = Table(path).rows()
     if not rows:
         raise UserError(f"{path} has no row yet.")
-    with mpl.rc_context(STYLE), whole_file(target) as unfinished:
+    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
         draw(rows).savefig(unfinished, format="png", dpi=DPI)
     return target
 

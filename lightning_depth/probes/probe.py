@@ -238,7 +238,7 @@ class AbstractProbe(Callback, ABC):
 
 
 class AbstractSampleProbe(AbstractProbe):
-    """A probe that asks the network questions of its own about a few fixed samples, `asked_about`.
+    """A probe that feeds the network a few fixed samples of its own: `fixed_samples`.
 
     Every process looks at all the samples, so its readings do not depend on how many processes there are.
 
@@ -263,7 +263,7 @@ class AbstractSampleProbe(AbstractProbe):
         self.split = split
         self.samples = samples
 
-    def asked_about(self, look: Look) -> tuple[Tensor, Tensor]:
+    def fixed_samples(self, look: Look) -> tuple[Tensor, Tensor]:
         """Inputs (n, ...) and targets (n, ...), the same ones in every look."""
         return look.samples(self.split, self.samples or TRAIN_SAMPLES)
 

@@ -143,15 +143,15 @@ class RunRecord(Checkpoint):
     def summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What `summary.json` says."""
         rows = [{k: float(v) for k, v in row.items() if v} for row in self.metrics.rows()]
-        ways = directions(_metrics_of(rows[-1]) if rows else ())
+        direction_of = directions(_metrics_of(rows[-1]) if rows else ())
         return {
             "run": self.directory.name,
             "status": self._status(trainer),
             "epochs": len(rows),
             "final": _metrics_of(rows[-1]) if rows else {},
-            "directions": ways,
-            "best": _best(rows, ways),
-            "at_best_train": _at_best_train(rows, ways),
+            "directions": direction_of,
+            "best": _best(rows, direction_of),
+            "at_best_train": _at_best_train(rows, direction_of),
             "model": describe_model(pl_module),
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "data": describe_data(trainer),
@@ -245,18 +245,18 @@ def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key not in ("epoch", "seconds") and not key.startswith("lr")}
 
 
-def _best(rows: list[dict[str, float]], ways: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
+def _best(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
     """The best value of each metric that has a better direction, and its first epoch."""
     best: dict[str, dict[str, float]] = {}
-    for key, way in ways.items():
-        choose = max if way == "max" else min
+    for key, direction in direction_of.items():
+        choose = max if direction == "max" else min
         value = choose(row[key] for row in rows if key in row)
         epoch = next(int(row["epoch"]) for row in rows if row.get(key) == value)
         best[key] = {"value": value, "epoch": epoch}
     return best
 
 
-def _at_best_train(rows: list[dict[str, float]], ways: Mapping[str, Direction]) -> dict[str, float | int]:
+def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, float | int]:
     """All metrics of the first epoch of highest training accuracy, or lowest training loss where there is none.
 
     nichani2020 reports the Fully-Conv Net's test accuracy there.
@@ -266,7 +266,7 @@ def _at_best_train(rows: list[dict[str, float]], ways: Mapping[str, Direction]) 
     key = next((key for key in ("train/acc", "train/loss") if key in rows[-1]), None)
     if key is None:
         return {}
-    choose = max if ways[key] == "max" else min
+    choose = max if direction_of[key] == "max" else min
     row = choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
     return {"epoch": int(row["epoch"]), **_metrics_of(row)}
 

@@ -62,10 +62,10 @@ class Search:
 
     def direction_of(self, metric: str) -> Literal["max", "min"]:
         """Whether `metric` should be high or low."""
-        way = self.direction or better(metric)
-        if way is None:
+        direction = self.direction or better(metric)
+        if direction is None:
             raise UserError(f"Whether {metric} should be high or low is not known.\nGive --tune.direction max, or min.")
-        return way
+        return direction
 
 
 class Trials:
@@ -77,7 +77,7 @@ class Trials:
 
     def __init__(self, path: Path) -> None:
         self.table = Table(path, COLUMNS)
-        self.table.mend()
+        self.table.drop_torn_line()
         self.rows: list[dict[str, Any]] = list(self.table.rows())
 
     def append(self, row: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lightning_depth.results import whole_file
+from lightning_depth.results import atomic_file
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -22,5 +22,5 @@ class AtomicCheckpoints(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
