@@ -27,7 +27,9 @@ def readable(message: str, known: Iterable[str] = ()) -> str:
         return f"{key}.{heart}" if ": expected " in heart and key else heart
     option = re.search(r"(?:Option|does not accept option|[Uu]nrecognized arguments:) '?([\w.+-]+)'?", message)
     if option:
-        return _unknown_option(option.group(1), key, "arguments" in option.group(0), known)
+        group = re.search(r"Group '([\w.]+)' does not accept", message)
+        word = f"{group.group(1)}.{option.group(1)}" if group else option.group(1)
+        return _unknown_option(word, key, "arguments" in option.group(0), known)
     return (
         _wrong_mapping(message, key, known)
         or _unknown_class(message, key, known)

@@ -1,7 +1,9 @@
 """The directory that one run owns: how it is named, claimed, found again and written."""
 
+import inspect
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +119,50 @@ def _differs(directory: Path, config: Mapping[str, Any]) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) wherever two configs differ in something a resumed run may not change."""
+    """(key, old, new) wherever two configs differ in something a resumed run may not change.
+
+    An argument that `old` lacks is one that came later: at its default it does what was done before there was one.
+    """
     flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         (key, flat_old.get(key), flat_new.get(key))
         for key in keys
-        if flat_old.get(key) != flat_new.get(key) and not key.startswith(FREE_ON_RESUME)
+        if flat_old.get(key) != flat_new.get(key)
+        and not key.startswith(FREE_ON_RESUME)
+        and not _came_later(key, old, new)
     ]
+
+
+def _came_later(key: str, old: Any, new: Any) -> bool:
+    """Whether `key` belongs to an argument that `old` lacks and that is at its default in `new`."""
+    owner: Any = "lightning.pytorch.Trainer"
+    for part in key.split("."):
+        if isinstance(old, list) and isinstance(new, list):
+            if int(part) >= min(len(old), len(new)):
+                return False
+            old, new = old[int(part)], new[int(part)]
+        elif not (isinstance(old, Mapping) and isinstance(new, Mapping)) or part not in new:
+            return False
+        elif part not in old:
+            return _is_default(owner, part, new[part])
+        else:
+            old, new = old[part], new[part]
+        if isinstance(new, Mapping) and "class_path" in new:
+            owner = new["class_path"]
+    return False
+
+
+def _is_default(class_path: str, argument: str, value: Any) -> bool:
+    """Whether the class has that value as the argument's default; one that is made by a function counts as such."""
+    module, _, name = class_path.rpartition(".")
+    for kind in inspect.getmro(getattr(import_module(module), name)):
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
+        if argument in parameters:
+            default = parameters[argument].default
+            plain = list(default) if isinstance(default, tuple) else default
+            return callable(default) or plain == value
+    return False
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
