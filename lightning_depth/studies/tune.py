@@ -185,8 +185,8 @@ class _Loop:
         return str(self.search.key)
 
     def _direction(self) -> str:
-        metric = self.search.metric or self.trials.metric or "val/acc"
-        return str(self.search.direction_of(metric))
+        # Before the first fit nothing depends on it, and the metric may be misspelt, which that fit will tell.
+        return str(self.search.direction_of(self.trials.metric or "val/acc"))
 
     def _fold(self, number: int, fold: int, value: float) -> bool:
         """Run a fold and write its row; whether it ended well."""
