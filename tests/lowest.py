@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows, as constraints for pip: `make lowest` installs them and tries them."""
+"""The lowest versions that pyproject.toml allows, as constraints for pip: `make lowest` installs and tries them."""
 
 import re
 import tomllib

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 # A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
 LONGEST = 120
+RENAMED = {"held_out": "val"}  # values of earlier versions
 
 
 def readable(message: str, known: Iterable[str] = ()) -> str:
@@ -84,7 +85,8 @@ def _wrong_value(message: str, key: str) -> str | None:
     words = [*choices, *("null" if name == "NoneType" else name for name in types)]
     if words in ([], ["null"]):
         return None
-    return f"{key}: expected {' or '.join(words)}, not {value!r}."
+    hint = f" {value} is called {RENAMED[value]} now." if value in RENAMED else ""
+    return f"{key}: expected {' or '.join(words)}, not {value!r}.{hint}"
 
 
 def _ends(message: str) -> str:
