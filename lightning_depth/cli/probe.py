@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -30,8 +29,6 @@ Every other option (--trainer.devices 2, --seed_everything 1, ...) is one of `py
 
   python main.py probe --ckpt runs/resnet_depth/checkpoints/last.ckpt --probe Spectrum
   python main.py probe --model torchvision.models.resnet18 --data CIFAR10 --probe OperatorNorm --probe.rtol 1e-3"""
-# What Lightning says of a checkpoint that is looked at and not resumed, and what is not true of weights from elsewhere.
-IDLE = (".*callbacks used to create the checkpoint", "The dirpath has changed", ".*the network has its initial weights")
 DEFAULT_PROBES = ("OperatorNorm", "EffectiveRank", "RepresentationCollapse")
 
 
@@ -45,24 +42,26 @@ def main(arguments: list[str]) -> None:
     check(words)
     from lightning_depth.cli.messages import filter_messages
     from lightning_depth.config.resolve import resolve
+    from lightning_depth.runs.directory import check_checkpoint
     from lightning_depth.runs.probing import ProbeRecord
-    from lightning_depth.training.fit import evaluate
+    from lightning_depth.training.fit import look
+    from lightning_depth.training.run import locate
 
     filter_messages()
-
     provenance = {"command": "python main.py probe " + shlex.join(arguments)}
     provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
     record = ProbeRecord(root, name, checkpoint, provenance)
-    with warnings.catch_warnings():
-        for message in IDLE:
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            evaluate(resolve("validate", [*words, "--verbose=false"]), [record])
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{own.ckpt} does not hold the weights of this network: {said}") from error
+    config = resolve("validate", words)
+    given = config.parsed["rest"].ckpt_path
+    if given is not None:
+        check_checkpoint(Path(given))
+    try:
+        look(config, locate(config), [record], None if given is None else Path(given))
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{own.ckpt} does not hold the weights of this network: {said}") from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,5 @@
 """The record of one look at a network that is not being trained: a table, a picture, a summary."""
 
-import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,11 +15,11 @@ from lightning_depth.probes.probe import probes_of
 from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
 from lightning_depth.runs.directory import claim
 from lightning_depth.runs.looks import write_looks
-from lightning_depth.runs.record import describe_data, describe_model, device_name, git_commit, versions
+from lightning_depth.runs.provenance import described
 
 
 class ProbeRecord(Callback):
-    """Writes `readings.csv`, `pictures/`, `summary.json` and `report.png` of a validation with probes.
+    """Writes `readings.csv`, `pictures/`, `summary.json` and `report.png` of a validation or test with probes.
 
     The probes look as they would have looked when the checkpoint was written: at its epoch, and from the state that
     they had saved in it.
@@ -30,12 +29,16 @@ class ProbeRecord(Callback):
         name: of that directory, or of this with a number.
         checkpoint: the run's checkpoint that is looked at; None: a network without one.
         provenance: what else the summary should say.
+        needed: whether it is a mistake to have no probe; else there is nothing to record then.
 
     Raises:
         UserError: the directory cannot be made, or there is no probe.
     """
 
-    def __init__(self, root: Path, name: str, checkpoint: Path | None, provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self, root: Path, name: str, checkpoint: Path | None, provenance: Mapping[str, Any], needed: bool = True
+    ) -> None:
+        self.needed = needed
         self.root = root
         self.run_name = name
         self.checkpoint = checkpoint
@@ -45,7 +48,9 @@ class ProbeRecord(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         probes = probes_of(trainer)
         if not probes:
-            raise UserError("There is no probe to look with: give --probe, for example --probe OperatorNorm.")
+            if self.needed:
+                raise UserError("There is no probe to look with: give --probe, for example --probe OperatorNorm.")
+            return
         if self.checkpoint is not None:
             loaded = _loaded(self.checkpoint)
             # A checkpoint of epoch 2, say, is saved before Lightning counts that epoch as completed.
@@ -72,20 +77,15 @@ class ProbeRecord(Callback):
             "run": self.directory.name,
             "status": "probed",
             "epochs": trainer.current_epoch,
-            "model": describe_model(pl_module),
-            "parameters": sum(p.numel() for p in pl_module.parameters()),
-            "data": describe_data(trainer),
-            "device": device_name(trainer),
-            "processes": trainer.world_size,
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            **self.provenance,
+            **described(trainer, pl_module, self.provenance),
         }
         page = report(self.directory, summary)
         write_summary(self.directory, summary)
         print("\n".join(readings_table(probe) for probe in probes))
         print(f"{self.directory / READINGS}\n{page}", flush=True)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_validation_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.directory is not None and not (self.directory / READINGS).is_file():

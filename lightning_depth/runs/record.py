@@ -1,24 +1,16 @@
 """The record of a run: a row an epoch, every reading of every probe, and at the end a summary and a picture."""
 
-import datetime
-import inspect
-import platform
-import subprocess
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-import lightning_depth
 from lightning_depth.errors import UserError
 from lightning_depth.figures.directions import Direction, directions
 from lightning_depth.figures.report import report
@@ -26,8 +18,7 @@ from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.probe import probes_of
 from lightning_depth.results import METRICS, READINGS, REPORT, Reading, Table, read_readings, write_summary
 from lightning_depth.runs.looks import log_pictures, write_looks
-
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lightning_depth")
+from lightning_depth.runs.provenance import depth_of, described
 
 
 @runtime_checkable
@@ -62,6 +53,8 @@ class RunRecord(Checkpoint):
         self._before: set[str] = set()
         self._held_out: set[str] = set()
         self._validated = False
+        self._weight_layers: int | None = None
+        self._started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()  # an epoch that goes on in its middle has no on_train_epoch_start
@@ -78,6 +71,11 @@ class RunRecord(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._started and trainer.is_global_zero:
+            self._weight_layers = depth_of(trainer, pl_module, batch)
+        self._started = True
 
     # Lightning keeps the values of the last validation, but an epoch without one has none.
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -162,16 +160,9 @@ class RunRecord(Checkpoint):
             "directions": direction_of,
             "best": _best(rows, direction_of),
             "at_best_train": _at_best_train(rows, direction_of),
-            "model": describe_model(pl_module),
-            "parameters": sum(p.numel() for p in pl_module.parameters()),
-            "data": describe_data(trainer),
             "seconds": round(sum(row["seconds"] for row in rows), 1),
-            "device": device_name(trainer),
-            "processes": trainer.world_size,
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            **self.provenance,
+            "weight_layers": self._weight_layers,
+            **described(trainer, pl_module, self.provenance),
         }
 
     def _status(self, trainer: Trainer) -> str:
@@ -195,50 +186,6 @@ def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
         lines.append(f"  {key:14}{value:>12.4f}{tail}")
     lines.append(f"  {directory / REPORT}")
     return "\n".join(lines)
-
-
-def describe_model(pl_module: LightningModule) -> str:
-    """The family and the arguments of its own, such as `ResNet(depth=18, width=16)`."""
-    own = [p.name for p in inspect.signature(type(pl_module).__init__).parameters.values() if p.name != "self"]
-    given = {name: pl_module.hparams[name] for name in own if pl_module.hparams.get(name) is not None}
-    said = ", ".join(f"{k}={v}" for k, v in given.items() if isinstance(v, int | float | str | list | tuple))
-    return f"{type(pl_module).__name__}({said})"
-
-
-def describe_data(trainer: Trainer) -> dict[str, Any]:
-    """Where the data came from, as far as the data module says."""
-    datamodule = getattr(trainer, "datamodule", None)
-    source = getattr(datamodule, "source", None)
-    said: dict[str, Any] = {"requested": type(datamodule).__name__ if datamodule is not None else None}
-    if is_dataclass(source) and not isinstance(source, type):
-        fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(source).items()}
-        said |= {**fields, "source": source.describe()}  # type: ignore[attr-defined]
-    for key, attribute in (("validation", "val_source"), ("num_classes", "num_classes"), ("train_size", "train_size")):
-        if getattr(datamodule, attribute, None) is not None:
-            said[key] = getattr(datamodule, attribute)
-    return said
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages on which numbers depend."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = lightning_depth.__version__ if package == "lightning_depth" else "?"
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with `+changes` where it was edited; None elsewhere."""
-    here = Path(lightning_depth.__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
 def _values(trainer: Trainer, probes: list[AbstractProbe], stale: Collection[str]) -> dict[str, float]:
@@ -280,14 +227,6 @@ def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Dire
     choose = max if direction_of[key] == "max" else min
     row = choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
     return {"epoch": int(row["epoch"]), **_metrics_of(row)}
-
-
-def device_name(trainer: Trainer) -> str:
-    """What the network ran on."""
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _clock(seconds: float) -> str:

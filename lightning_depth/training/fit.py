@@ -1,16 +1,19 @@
 """A config and what belongs to it: its data, and the run directory or the checkpoint that it is about."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_depth.config.resolve import Config
+from lightning_depth.results import CONFIG
 from lightning_depth.runs.directory import check_checkpoint, checked_name
 from lightning_depth.runs.place import checkpoint_of, has_ended, place
-from lightning_depth.training.run import locate, run
+from lightning_depth.runs.probing import ProbeRecord
+from lightning_depth.training.run import locate, provenance, run
 
 
 def name_of(config: Config, data: Any) -> str:
@@ -38,18 +41,40 @@ def fit(config: Config) -> None:
     run(config, data, where)
 
 
-def evaluate(config: Config, more: Sequence[Callback] = ()) -> None:
-    """Show a network the samples of a split, with `more` callbacks; without a checkpoint its initial weights."""
+def evaluate(config: Config) -> None:
+    """`validate`, `test` or `predict`: of a checkpoint, or of a network with its initial weights.
+
+    Metrics are printed. Where the config has probes they look too, and what they read is printed and written into a new
+    directory beside the checkpoint's, such as `runs/NAME/test-best`.
+    """
     wanted = config.parsed["rest"].ckpt_path
     _check(config, wanted)
     data = locate(config)
-    checkpoint = None
+    checkpoint, root, name = None, Path(config.values["run"]["root"]), name_of(config, data)
     if wanted is not None:
-        root = Path(config.values["run"]["root"])
-        checkpoint = checkpoint_of(root, name_of(config, data), str(wanted), config.command)
+        checkpoint = checkpoint_of(root, name, str(wanted), config.command)
     else:
         rank_zero_warn(f"{config.command} without --ckpt_path: the network has its initial weights.")
-    run(config, data, more=more, checkpoint=checkpoint)
+    inside = checkpoint is not None and (checkpoint.resolve().parent.parent / CONFIG).is_file()
+    home = checkpoint.resolve().parent.parent if checkpoint is not None and inside else root
+    title = f"{config.command}-{checkpoint.stem if checkpoint is not None and inside else name}"
+    record = ProbeRecord(home, title, checkpoint if inside else None, provenance(config), needed=False)
+    look(config, data, [record] if config.command != "predict" else [], checkpoint)
+
+
+def look(
+    config: Config, data: LightningDataModule | None, more: Sequence[Callback] = (), checkpoint: Path | None = None
+) -> None:
+    """Show a network the samples of a split, with `more` callbacks, and print its metrics."""
+    with warnings.catch_warnings():
+        # Lightning says this of a checkpoint that is looked at and not resumed.
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+        warnings.filterwarnings("ignore", message="The dirpath has changed")
+        found = run(config, data, more=more, checkpoint=checkpoint)
+    metrics = found[0] if isinstance(found, list) and found and isinstance(found[0], Mapping) else {}
+    shown = {key: value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
+    for key, value in shown.items():
+        rank_zero_info(f"  {key:14} {value:.10g}")
 
 
 def _check(config: Config, wanted: Any) -> None:

@@ -79,8 +79,10 @@ def run(
     """
     try:
         model, trainer = _make(config, data, run, more)
-        call = {key: config.parsed["rest"].get(key) for key in ("weights_only", "verbose", "return_predictions")}
-        given = {key: value for key, value in call.items() if key in config.parsed["rest"]}
+        rest = config.parsed["rest"]
+        given = {key: rest[key] for key in ("weights_only", "return_predictions") if key in rest}
+        if "verbose" in rest:
+            given["verbose"] = False  # its table cuts names short
         start = checkpoint if run is None else run.checkpoint
         command = getattr(trainer, config.command)
         return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
@@ -151,7 +153,7 @@ def _trainer(
         prepare(parsed.trainer, run.directory, data, resumed=run.checkpoint is not None)
     arguments = dict(vars(_made(config, "trainer", parsed)))
     progress = arguments["enable_progress_bar"] is not False
-    own = callbacks(model, data, run, config, _provenance(config), progress, more)
+    own = callbacks(model, data, run, config, provenance(config), progress, more)
     arguments["callbacks"] = [*_as_list(arguments["callbacks"]), *own]
     check_names(arguments["callbacks"])  # before Lightning says so of their states, at length
     arguments["enable_model_summary"] = arguments["enable_model_summary"] or False
@@ -185,7 +187,8 @@ def _check_processes(trainer: Trainer) -> None:
         )
 
 
-def _provenance(config: Config) -> dict[str, Any]:
+def provenance(config: Config) -> dict[str, Any]:
+    """What a summary says of the command that made it."""
     return {
         "command": "python main.py " + shlex.join(sys.argv[1:]),
         "config": [str(path) for path in config.files],
