@@ -5,8 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
+SMOKE  ?= tests/test_resolve.py tests/test_resume.py tests/test_configs.py tests/probes/test_readings.py tests/models
 
-.PHONY: fit test lint stubs bench clean
+.PHONY: fit test lint stubs bench lowest clean
 
 fit: $(READY)
 	$(BIN)/python main.py fit --config configs/resnet_depth.yaml $(ARGS)
@@ -27,8 +28,15 @@ stubs: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# The lowest versions that pyproject.toml allows, in an environment of their own (6 GB): installed, and tried.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadgroup $(SMOKE)
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The versions that this checkout was tested with; another environment needs only the ranges in pyproject.toml.
 $(READY): pyproject.toml constraints.txt

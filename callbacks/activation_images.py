@@ -1,15 +1,14 @@
 """What the layers of a convolutional network show of an image."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import final
 
 import torch
 from torch import Tensor
 
 from lightning_depth.measures.channels import most_correlated_channel, top_singular_image, upper_output
-from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
+from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Split, Value
 from lightning_depth.probes.calls import INPUT, Call, outputs_of, stages
-from lightning_depth.probes.samples import Split
 
 
 @final
@@ -18,53 +17,79 @@ class ActivationImages(AbstractSampleProbe):
 
     The sign of a singular vector is that with which it correlates with the input image.
 
-    Reads for each layer, as means over the samples: `share` (sigma_1^2 / sum sigma^2, how much one image says of all
-    channels) and `correlation` (largest cosine of a channel with the input image, resized). Draws both images, and with
-    `upper` what the upper sub-network makes of the input image itself (zhang2019 3.5, App. G).
+    Readings are means over the samples. Draws both images, and with `upper` what the upper sub-network makes of the
+    input image itself (zhang2019 3.5, App. G).
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
         layers: shell patterns on module names; None: the input and the stages that return images.
-        split: `held_out` or `train`.
+        split: `val` or `train`.
         samples: how many images.
         upper: for a network that returns images: also feed the input image directly to each layer, its mean channel
             repeated as often as the layer has input channels.
+        name: what it is called in readings and logs; None: `activation_images`.
     """
+
+    keys = (
+        Key(
+            "share",
+            title="Share of activations in one image (σ₁² / Σσ²)",
+            title_one="Share of activations of {layer} in one image",
+            unit="share",
+            definition="σ₁² / Σσ² of a layer's activations, channels × positions: how much one image says of all "
+            "channels",
+            source="zhang2019 3.4, Fig. 8",
+        ),
+        Key(
+            "correlation",
+            title="Best channel's correlation with the input image",
+            title_one="Best channel of {layer}: correlation with the input",
+            unit="cosine",
+            definition="largest cosine of a channel with the input image, resized",
+            source="zhang2019 App. E",
+        ),
+    )
+    arrays = (
+        ArrayKey("images", "Activations: the top singular vector across channels"),
+        ArrayKey("channels", "Activations: the channel that correlates most with the input"),
+        ArrayKey("upper", "What the upper sub-network makes of the input image, fed directly to a layer"),
+    )
+    cost = "0.05 s"
 
     def __init__(
         self,
         every: Schedule = "geometric",
         layers: list[str] | None = None,
-        split: Split = "held_out",
+        split: Split = "val",
         samples: int = 8,
         upper: bool = False,
+        name: str | None = None,
     ) -> None:
-        super().__init__(every, layers, split, samples)
+        super().__init__(every, layers, name, split, samples)
         self.upper = upper
-        self._calls: list[Call] = []
         self._pictures: list[Picture] = []
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
-        trunk = stages(calls)
+    def _calls_with_images(self, look: Look) -> list[Call]:
+        trunk = stages(look.calls)
 
         def default(call: Call) -> bool:
-            name = call.name.split("#")[0]
-            return len(call.output_shape or ()) == 3 and (name == INPUT or name in trunk)
+            return len(call.output_shape or ()) == 3 and call.module_name in (INPUT, *trunk)
 
-        self._calls = []
-        for call in self.watched(calls, default):
-            if len(call.output_shape or ()) == 3:
-                self._calls.append(call)
-            else:
+        watched = self.watched(look, default)
+        found = [call for call in watched if len(call.output_shape or ()) == 3]
+        for call in watched:
+            if call not in found:
                 self.say_once(f"{call.name} is left out: it returns no image.")
-        if not self._calls:
+        if not found:
             self.say_once("no reading: no stage of this network returns images.")
-        return []
+        return found
 
-    def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+    def measure(self, look: Look) -> Iterable[Value]:
         self._pictures = []
-        for call in self._calls:
-            activations = outputs_of(self.network, [call.name], inputs)[call.name]
+        calls = self._calls_with_images(look)
+        inputs, _ = self.fixed_samples(look)
+        for call in calls:
+            activations = outputs_of(look.network, [call], inputs)[call.name]
             if not activations.isfinite().all():
                 raise ValueError(f"{call.name}: activations are not finite")
             top = top_singular_image(activations, inputs)
@@ -75,16 +100,16 @@ class ActivationImages(AbstractSampleProbe):
             channels = activations[torch.arange(len(inputs)), best.channel]
             self._pictures.append(Picture(call.name, "channels", channels))
         if self.upper:
-            self._feed_upper(inputs)
+            self._feed_upper(look, calls, inputs)
 
-    def _feed_upper(self, inputs: Tensor) -> None:
+    def _feed_upper(self, look: Look, calls: list[Call], inputs: Tensor) -> None:
         image = inputs.mean(1, keepdim=True)
-        for call in self._calls:
+        for call in calls:
             if call.name == INPUT or len(call.input_shape or ()) != 3:
                 continue
             repeated = image.expand(-1, (call.input_shape or (1,))[0], -1, -1).contiguous()
             try:
-                output = upper_output(self.network, call.name, repeated, inputs)
+                output = upper_output(look.network, call.name, repeated, inputs)
             except ValueError as error:
                 self.say_once(f"no upper sub-network from {call.name}: {error}.")
                 continue

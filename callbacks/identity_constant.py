@@ -1,6 +1,6 @@
 """Whether a network that learned from one example became the identity or a constant map."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import final
 
 import torch
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lightning_depth.errors import UserError
 from lightning_depth.measures.identity import at_correlation, identity_and_constant
-from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
-from lightning_depth.probes.calls import Call
+from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Value
 
 
 @final
@@ -21,31 +20,61 @@ class IdentityConstant(AbstractSampleProbe):
     its input. Inputs are those that the network sees, after normalisation. A network whose outputs are not as large as
     its inputs is named, and nothing is read.
 
-    Reads for each `rho=...`, in place of a layer: `identity` and `constant` (mean cosine), `identity_mse` and
-    `constant_mse`. Draws the predictions of the first draw.
+    Each reading is at its rho. Draws the predictions of the first draw.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
         correlations: the rhos, each in [-1, 1]; None: 0, 0.1, ..., 1.
         draws: test inputs for each rho.
         example: which of the training samples is meant, in the order of a fixed shuffle; 0 where there is only one.
+        name: what it is called in readings and logs; None: `identity_constant`.
     """
 
+    keys = (
+        Key(
+            "identity",
+            title="Correlation of predictions to the identity",
+            unit="cosine",
+            rows="correlation of the input",
+            at="rho",
+            definition="mean cosine of f(x) with x, for x at cosine ρ to the training example e and of its norm; one "
+            "row for each ρ",
+            source="zhang2019 3.3, Figs 5 and 7",
+        ),
+        Key(
+            "constant",
+            title="Correlation of predictions to the constant map",
+            unit="cosine",
+            rows="correlation of the input",
+            at="rho",
+            definition="mean cosine of f(x) with e",
+            source="zhang2019 3.3, Figs 5 and 7",
+        ),
+        Key("identity_mse", at="rho", definition="mean squared difference of f(x) to x", source="zhang2019 App. I"),
+        Key("constant_mse", at="rho", definition="mean squared difference of f(x) to e", source="zhang2019 App. I"),
+    )
+    arrays = (ArrayKey("predictions", "Predictions for inputs at growing correlation to the training example"),)
+    cost = "—"
+
     def __init__(
-        self, every: Schedule = 1, correlations: list[float] | None = None, draws: int = 10, example: int = 0
+        self,
+        every: Schedule = 1,
+        correlations: list[float] | None = None,
+        draws: int = 10,
+        example: int = 0,
+        name: str | None = None,
     ) -> None:
-        super().__init__(every, None, "train", example + 1)
+        super().__init__(every, None, name, "train", example + 1)
         self.correlations = [k / 10 for k in range(11)] if correlations is None else correlations
         if draws < 1 or not self.correlations or any(not -1 <= rho <= 1 for rho in self.correlations):
             raise UserError("IdentityConstant: correlations must lie in [-1, 1], and draws be at least 1.")
         self.draws = draws
+        self.example = example
         self._images: Tensor | None = None
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+    def measure(self, look: Look) -> Iterable[Value]:
         self._images = None
-        return []
-
-    def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
+        inputs, _ = self.fixed_samples(look)
         if not self.is_real("inputs", inputs):
             return
         example = inputs[-1]
@@ -53,7 +82,7 @@ class IdentityConstant(AbstractSampleProbe):
         rhos = torch.tensor(self.correlations, dtype=torch.float64).repeat_interleave(self.draws)
         noise = torch.randn(len(rhos), *example.shape, generator=generator).to(example)
         x = at_correlation(example, rhos.to(example.device), noise)
-        predictions = torch.cat([self.network(part) for part in torch.split(x, 256)])
+        predictions = torch.cat([look.network(part) for part in torch.split(x, 256)])
         if predictions[0].numel() != example.numel():
             shapes = tuple(predictions.shape[1:]), tuple(example.shape)
             self.say_once("no reading: outputs of shape {} are no maps of inputs of shape {}.".format(*shapes))
@@ -64,7 +93,7 @@ class IdentityConstant(AbstractSampleProbe):
         found = identity_and_constant(predictions, x, example)
         for key, values in zip(("identity", "constant", "identity_mse", "constant_mse"), found, strict=True):
             for rho, value in zip(self.correlations, values.view(-1, self.draws).mean(1), strict=True):
-                yield f"rho={rho:g}", key, float(value)
+                yield "", key, float(value), rho
         if predictions.dim() == 4:
             self._images = torch.stack([x[:: self.draws].mean(1), predictions[:: self.draws].mean(1)])
 

@@ -1,6 +1,6 @@
 """The matrix of a linear network, and how far it is from the minimum-norm solution."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import final
 
 import torch
@@ -20,11 +20,7 @@ from lightning_depth.measures.spectra import (
     singular_values,
     stable_rank,
 )
-from lightning_depth.probes import AbstractSampleProbe, Picture, Schedule
-from lightning_depth.probes.calls import Call
-from lightning_depth.probes.samples import Split
-
-NETWORK = "network"
+from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Split, Value
 
 
 @final
@@ -36,29 +32,60 @@ class LinearOperator(AbstractSampleProbe):
     where it has an offset, that is subtracted from them. It is *the* minimum-norm solution only if the network is
     trained on just these samples.
 
-    Reads `linear_operator/network/norm` (largest singular value), `frobenius_norm`, `stable_rank`, `effective_rank`
-    (nats) and `distance` (||A - A*||_F / ||A*||_F). A network that is not linear is named, and nothing is read.
+    A network that is not linear is named, and nothing is read.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
         split: of the samples that A* fits.
         samples: how many of them; all there are, if there are fewer.
         max_bytes: the largest matrix that is read; a network with a larger one is named.
+        name: what it is called in readings and logs; None: `linear_operator`.
     """
 
+    keys = (
+        Key(
+            "norm",
+            title="Linear network: operator norm",
+            unit="largest singular value",
+            definition="σ₁ of the matrix A of a linear network, found by feeding the identity basis",
+            source="nichani2020 4.1",
+        ),
+        Key(
+            "frobenius_norm",
+            title="Linear network: Frobenius norm",
+            unit="Frobenius norm",
+            definition="√Σσ² of A",
+        ),
+        Key("stable_rank", title="Linear network: stable rank", unit="stable rank", definition="of A: Σσ² / σ₁²"),
+        Key("effective_rank", definition="of A: −Σ p ln p, p = σ/Σσ"),
+        Key(
+            "distance",
+            title="Distance to the minimum-norm solution",
+            unit="relative distance",
+            definition="‖A − A*‖ / ‖A*‖ (Frobenius), A* = Y X⁺ the minimum-norm solution for the chosen training "
+            "samples (classes as one-hot targets)",
+            source="nichani2020 4.1",
+        ),
+    )
+    arrays = (ArrayKey("spectrum", "Singular values of the linear network, divided by the largest"),)
+    cost = "—"
+
     def __init__(
-        self, every: Schedule = 1, split: Split = "train", samples: int = 1000, max_bytes: int = 2**31
+        self,
+        every: Schedule = 1,
+        split: Split = "train",
+        samples: int = 1000,
+        max_bytes: int = 2**31,
+        name: str | None = None,
     ) -> None:
-        super().__init__(every, None, split, samples)
+        super().__init__(every, None, name, split, samples)
         self.max_bytes = max_bytes
         self._spectrum: Tensor | None = None
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
+    def measure(self, look: Look) -> Iterable[Value]:
         self._spectrum = None
-        return []
-
-    def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
-        outputs = self.network(inputs[:1])
+        inputs, targets = self.fixed_samples(look)
+        outputs = look.network(inputs[:1])
         if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
             return
         m, n = outputs[0].numel(), inputs[0].numel()
@@ -66,25 +93,25 @@ class LinearOperator(AbstractSampleProbe):
             self.say_once(f"no reading: the {m} x {n} matrix takes {size} bytes, more than max_bytes={self.max_bytes}.")
             return
         try:
-            found = linear_operator(self.network, tuple(inputs.shape[1:]), max_bytes=self.max_bytes)
+            found = linear_operator(look.network, tuple(inputs.shape[1:]), max_bytes=self.max_bytes)
         except NotLinear as error:
             self.say_once(f"no reading: {error}.")
             return
         sigma = self._spectrum = singular_values(found.matrix)
-        yield NETWORK, "norm", float(schatten_norm(sigma, torch.inf))
-        yield NETWORK, "frobenius_norm", float(schatten_norm(sigma, 2.0))
-        yield NETWORK, "stable_rank", float(stable_rank(sigma))
-        yield NETWORK, "effective_rank", float(effective_rank(sigma))
+        yield "", "norm", float(schatten_norm(sigma, torch.inf))
+        yield "", "frobenius_norm", float(schatten_norm(sigma, 2.0))
+        yield "", "stable_rank", float(stable_rank(sigma))
+        yield "", "effective_rank", float(effective_rank(sigma))
         wanted = _wanted(found, targets, scores=outputs.dim() == 2)
         if wanted is None:
             self.say_once("no distance: the targets are not what the network returns.")
         else:
             solution = minimum_norm_solution(inputs.flatten(1).double(), wanted)
-            yield NETWORK, "distance", distance_to_minimum_norm(found.matrix.double(), solution)
+            yield "", "distance", distance_to_minimum_norm(found.matrix.double(), solution)
 
     def draw(self) -> Iterable[Picture]:
         if self._spectrum is not None:
-            yield Picture(NETWORK, "spectrum", normalised_spectrum(self._spectrum))
+            yield Picture("", "spectrum", normalised_spectrum(self._spectrum))
 
 
 def _wanted(found: LinearMap, targets: Tensor, scores: bool) -> Tensor | None:

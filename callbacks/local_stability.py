@@ -4,13 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import final
 
 import torch
-from torch import Tensor
 
 from lightning_depth.errors import UserError
 from lightning_depth.measures.stability import local_stability
-from lightning_depth.probes import AbstractSampleProbe, Schedule
-from lightning_depth.probes.calls import Call
-from lightning_depth.probes.samples import Split
+from lightning_depth.probes import AbstractSampleProbe, Key, Look, Schedule, Split, Value
 
 
 @final
@@ -19,37 +16,49 @@ class LocalStability(AbstractSampleProbe):
 
     All coordinates are tried. v is in units of the network's inputs, after normalisation.
 
-    Reads for each `v=...`, in place of a layer, `stability`.
-
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
-        split: `held_out` or `train`.
+        split: `val` or `train`.
         samples: how many. A look costs up to 2 d forward passes of each for each v: 6,144 for a CIFAR image.
         strengths: the v, in ascending order.
+        name: what it is called in readings and logs; None: `local_stability`.
     """
+
+    keys = (
+        Key(
+            "stability",
+            title="Samples that no change of one coordinate by v flips",
+            unit="share of samples",
+            rows="strength v",
+            at="v",
+            definition="share of samples whose label no change ±v of one input coordinate changes; all are tried; one "
+            "row for each v",
+            source="mori2020 App. B, Eq. 17",
+        ),
+    )
+    cost = "65 s (4 samples)"
 
     def __init__(
         self,
         every: Schedule = "last",
-        split: Split = "held_out",
+        split: Split = "val",
         samples: int = 16,
         strengths: Sequence[float] = (0.3, 1.0, 3.0),
+        name: str | None = None,
     ) -> None:
-        super().__init__(every, None, split, samples)
+        super().__init__(every, None, name, split, samples)
         if not strengths or any(v < 0 for v in strengths):
             raise UserError("LocalStability: strengths must be at least one number, none of them negative.")
         self.strengths = sorted(strengths)
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
-        return []
-
-    def look(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[str, str, float]]:
-        outputs = self.network(inputs[:1])
+    def measure(self, look: Look) -> Iterable[Value]:
+        inputs, _ = self.fixed_samples(look)
+        outputs = look.network(inputs[:1])
         if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
             return
         if outputs.dim() > 2:
             self.say_once(f"no reading: outputs of shape {tuple(outputs.shape[1:])} are no labels.")
             return
         strengths = torch.tensor(self.strengths, dtype=torch.float64)
-        for v, share in zip(self.strengths, local_stability(self.network, inputs, strengths), strict=True):
-            yield f"v={v:g}", "stability", float(share)
+        for v, share in zip(self.strengths, local_stability(look.network, inputs, strengths), strict=True):
+            yield "", "stability", float(share), v

@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import final
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.measures import neural_collapse
+from lightning_depth.probes import AbstractProbe, Key, Look, Schedule, Seen, Value
 from lightning_depth.probes.calls import Call
-from lightning_depth.probes.probe import TRAIN_SAMPLES, AbstractProbe, Schedule
-from lightning_depth.probes.samples import Split
+from lightning_depth.probes.probe import TRAIN_SAMPLES
 
 
 @final
@@ -18,19 +18,66 @@ class NeuralCollapse(AbstractProbe):
     """Neural collapse NC1 to NC4 (Papyan, Han and Donoho 2020) and class-distance normalised variance (CDNV).
 
     Of the inputs of the last linear layer, over a fixed choice of training samples; NC4 compares the decisions of the
-    network on the held-out split with the nearest training class mean. For other layers, only what needs no classifier.
+    network on the samples that are evaluated with the nearest training class mean. For other layers, only what needs no
+    classifier.
 
-    Reads for each layer `nc1`, `nc2_equinorm`, `nc2_equiangularity`, `nc2_maximal_angle`, `nc3`, `nc4_held_out` and
-    `cdnv`; all are 0 in full collapse. Definitions: `measures.neural_collapse.NeuralCollapse`. Values that are not
-    defined (identical class means) are left out with a warning.
+    All readings are 0 in full collapse (see `measures.neural_collapse.NeuralCollapse`). Values that are not defined
+    (identical class means) are left out with a warning.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
         layers: shell patterns on module names, whose *inputs* are then the features; None: the last linear layer.
         train_samples: number of training samples that make the class means, a fixed choice.
-        samples: number of held-out samples for NC4; None: all.
+        samples: number of evaluated samples for NC4; None: all.
         max_features: largest number of features for which NC1 is read: it takes that squared float64 numbers.
+        name: what it is called in readings and logs; None: `neural_collapse`.
     """
+
+    keys = (
+        Key(
+            "nc1",
+            title="NC1: variability within classes",
+            unit="tr(Σw Σb⁺) / C",
+            definition="tr(Σ_W Σ_B⁺) / C of the inputs of the last linear layer, on training samples",
+            source="Papyan, Han and Donoho 2020",
+        ),
+        Key(
+            "nc2_equinorm",
+            title="NC2: spread of class means' lengths",
+            unit="std / mean",
+            definition="std / mean of the lengths of the centred class means",
+        ),
+        Key(
+            "nc2_equiangularity",
+            title="NC2: spread of class means' cosines",
+            unit="std",
+            definition="std of their pairwise cosines",
+        ),
+        Key("nc2_maximal_angle", definition="mean of abs(cosine + 1/(C−1))"),
+        Key(
+            "nc3",
+            title="NC3: classifier against class means",
+            unit="squared distance",
+            definition="‖W/‖W‖ − M/‖M‖‖² of classifier W and centred class means M",
+        ),
+        Key(
+            "nc4_held_out",
+            title="NC4: decisions other than the nearest mean's (%)",
+            title_one="NC4: other than the nearest mean's",
+            unit="held-out samples (%)",
+            factor=100.0,
+            from_zero=True,
+            definition="share of held-out samples that the network does not give to the nearest class mean",
+        ),
+        Key(
+            "cdnv",
+            title="CDNV: variance over class distance",
+            unit="CDNV",
+            definition="mean over pairs of classes of (Var_c + Var_c') / (2 ‖μ_c − μ_c'‖²)",
+            source="Galanti, György and Hutter 2021",
+        ),
+    )
+    cost = "0.3 s"
 
     def __init__(
         self,
@@ -39,63 +86,61 @@ class NeuralCollapse(AbstractProbe):
         train_samples: int = TRAIN_SAMPLES,
         samples: int | None = None,
         max_features: int = 4096,
+        name: str | None = None,
     ) -> None:
-        super().__init__(every, layers)
+        super().__init__(every, layers, name)
         if train_samples < 2:
             raise UserError(f"NeuralCollapse: train_samples must be at least 2, not {train_samples}.")
-        self.watch("held_out", samples)
+        self.watch("val", samples)
         self.train_samples = train_samples
         self.max_features = max_features
         self._metrics: dict[str, neural_collapse.NeuralCollapse] = {}
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
-        linear = [c for c in calls if isinstance(c.module, nn.Linear)]
+    def select(self, look: Look) -> Iterable[Call]:
+        linear = [c for c in look.calls if isinstance(c.module, nn.Linear)]
         if not linear and self.layers is None:
             raise UserError("NeuralCollapse finds no linear layer: name a layer with layers=[...].")
         last = [c.name for c in linear][-1:]
-        watched = self.watched(calls, lambda call: call.name in last)
-        self._metrics = {call.name: self._metric(call) for call in watched}
-        return watched
+        return self.watched(look, lambda call: call.name in last)
 
-    def _metric(self, call: Call) -> neural_collapse.NeuralCollapse:
+    def begin(self, look: Look, calls: Sequence[Call]) -> None:
+        self._metrics = {call.name: self._metric(call, look.classes).to(look.device) for call in calls}
+
+    def _metric(self, call: Call, classes: int) -> neural_collapse.NeuralCollapse:
         shape = call.input_shape or ()
         size = math.prod(shape)
         if size > self.max_features:
             self.say_once(f"no nc1 at {call.name}: it has {size} features, more than max_features={self.max_features}.")
         weight = call.module.weight if isinstance(call.module, nn.Linear) else None
-        decides = weight is not None and tuple(weight.shape) == (self.num_classes, size)
+        decides = weight is not None and tuple(weight.shape) == (classes, size)
         if weight is not None and not decides and self.layers is None:
-            outputs = f"it has {len(weight)} outputs for {self.num_classes} classes"
+            outputs = f"it has {len(weight)} outputs for {classes} classes"
             self.say_once(f"no nc3 and no nc4 at {call.name}: {outputs} among the training samples.")
-        metric = neural_collapse.NeuralCollapse(
-            self.num_classes,
+        return neural_collapse.NeuralCollapse(
+            classes,
             shape,
             weight if decides else None,
             nc1=size <= self.max_features,
             max_features=self.max_features,
         )
-        return metric.to(self.network.device)
 
-    def observe(
-        self, split: Split, layer: str, inputs: Tensor, output: Tensor, targets: Tensor, num_classes: int
-    ) -> None:
-        if targets.is_floating_point() or targets.dim() != 1:
+    def observe(self, seen: Seen) -> None:
+        if seen.targets.is_floating_point() or seen.targets.dim() != 1:
             raise UserError("NeuralCollapse needs one integer class label a sample.")
-        if split == "train":
-            self._metrics[layer].update_prototypes(inputs, targets)
-        elif self._metrics[layer].weight is not None:
-            self._metrics[layer].update(inputs, output)
+        metric = self._metrics[seen.call.name]
+        if seen.split == "train":
+            metric.update_prototypes(seen.inputs, seen.targets)
+        elif metric.weight is not None:
+            metric.update(seen.inputs, seen.output)
 
     def between_splits(self) -> None:
         for layer, metric in self._metrics.items():
             metric.sync_prototypes()
-            if metric.classes_seen < self.num_classes:
-                self.say_once(
-                    f"{layer}: {metric.classes_seen} of {self.num_classes} classes have training samples; it is about "
-                    "those."
-                )
+            if metric.classes_seen < metric.num_classes:
+                seen = f"{metric.classes_seen} of {metric.num_classes}"
+                self.say_once(f"{layer}: {seen} classes have training samples; it is about those.")
 
-    def measure(self) -> Iterable[tuple[str, str, float]]:
+    def measure(self, look: Look) -> Iterable[Value]:
         for layer, metric in self._metrics.items():
             for key, value in metric.compute().items():
                 if value.isfinite():

@@ -1,6 +1,6 @@
 """How far each tensor of weights has moved from where it started."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, final
 
 from lightning.pytorch import LightningModule, Trainer
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lightning_depth.errors import UserError
 from lightning_depth.measures.weights import relative_distance
-from lightning_depth.probes import AbstractProbe, Schedule
-from lightning_depth.probes.calls import Call
+from lightning_depth.probes import AbstractProbe, Key, Look, Schedule, Value
 
 
 @final
@@ -20,15 +19,26 @@ class WeightDistance(AbstractProbe):
     here), else those at the start of training, which checkpoints then carry. A tensor that starts at zero (most biases)
     has no relative distance and is left out; a warning names the first.
 
-    Reads `weight_distance/<tensor>/distance`.
-
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
         layers: shell patterns on the names of parameters or of their modules; None: all.
+        name: what it is called in readings and logs; None: `weight_distance`.
     """
 
-    def __init__(self, every: Schedule = 1, layers: list[str] | None = None) -> None:
-        super().__init__(every, layers)
+    keys = (
+        Key(
+            "distance",
+            title="Distance of each tensor from its start, ‖W − W₀‖ / ‖W₀‖",
+            title_one="Distance of {layer} from its start",
+            unit="relative distance",
+            definition="‖W − W₀‖ / ‖W₀‖ of each tensor of parameters; those that start at zero are left out",
+            source="zhang2019 App. D",
+        ),
+    )
+    cost = "0.01 s"
+
+    def __init__(self, every: Schedule = 1, layers: list[str] | None = None, name: str | None = None) -> None:
+        super().__init__(every, layers, name)
         self._initial: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,12 +49,9 @@ class WeightDistance(AbstractProbe):
         elif not self._initial:  # the run began without this probe
             raise _no_start()
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
-        return []
-
-    def measure(self) -> Iterable[tuple[str, str, float]]:
-        initial = self._initial or self._drawn_again()
-        parameters = dict(self.network.named_parameters())
+    def measure(self, look: Look) -> Iterable[Value]:
+        initial = self._initial or _drawn_again(look.network)
+        parameters = dict(look.network.named_parameters())
         named = {n: p for n, p in parameters.items() if self.is_named(n) or self.is_named(n.rpartition(".")[0])}
         if not named:
             raise UserError(f"WeightDistance: no parameter or module matches {self.layers}.")
@@ -59,19 +66,20 @@ class WeightDistance(AbstractProbe):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
 
-    def _drawn_again(self) -> dict[str, Tensor]:
-        draw = getattr(self.network, "initial_state", None)
-        if draw is None:
-            raise _no_start()
-        initial: dict[str, Tensor] = draw()
-        return initial
-
     def state_dict(self) -> dict[str, Any]:
         """The weights at the start, where they cannot be drawn again."""
         return {"initial": self._initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict["initial"]
+
+
+def _drawn_again(network: LightningModule) -> dict[str, Tensor]:
+    draw = getattr(network, "initial_state", None)
+    if draw is None:
+        raise _no_start()
+    initial: dict[str, Tensor] = draw()
+    return initial
 
 
 def _no_start() -> UserError:

@@ -109,9 +109,10 @@ def test_the_readings_table_and_the_report_are_there(logged):
             history |= values(record.history.item)
     (files,) = (directory / "wandb").glob("offline-run-*/files")
     table = json.loads((files / history["readings/path"]).read_text())
-    assert table["columns"] == ["epoch", "probe", "layer", "key", "value"]
+    assert table["columns"] == ["epoch", "probe", "layer", "at", "key", "value"]
     with (directory / "readings.csv").open() as file:
-        rows = [[int(epoch), *names, float(value)] for epoch, *names, value in list(csv.reader(file))[1:]]
+        rows = list(csv.reader(file))[1:]
+    rows = [[int(epoch), probe, layer, None, key, float(value)] for epoch, probe, layer, _, key, value in rows]
     assert table["data"] == rows
     (image,) = history["report/filenames"]
     assert (files / image).read_bytes() == (directory / "report.png").read_bytes()
@@ -142,7 +143,7 @@ def test_the_csv_files_do_not_depend_on_a_logger(tmp_path, logger):
     assert ended.status == 0, ended.err
     run = tmp_path / "runs" / "tiny"
     names = {path.name for path in run.iterdir() if path.is_file()}
-    assert names == {"config.yaml", "metrics.csv", "readings.csv", "summary.json", "report.png"}
+    assert names == {"config.yaml", "metrics.csv", "probes.json", "readings.csv", "summary.json", "report.png"}
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
     assert not list(run.rglob("*wandb*"))
     events = list(tmp_path.rglob("events.out.tfevents*"))

@@ -54,7 +54,7 @@ def test_short_class_names_of_an_installed_package_work_in_yaml(installed, tmp_p
     assert summary["data"]["name"] == "stripes"
     assert (run / "report.png").stat().st_size > 10_000
     drawn = " ".join(text.get_text() for text in draw(run, summary).findobj(Text)).replace("_", " ").lower()
-    assert "weight scale" in drawn
+    assert "scale of each layer's weights" in drawn
 
 
 def test_a_mistake_in_its_arguments_is_said_like_one_in_ours(installed, tmp_path):

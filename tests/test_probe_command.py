@@ -82,7 +82,13 @@ def test_a_checkpoint_gives_the_readings_of_the_live_run(folder):
             continue  # where the iteration stopped depends on where it started
         tolerance = {"operator_norm": 2e-4, "jacobian_norm": 2e-3}.get(of, 1e-6)
         assert value == pytest.approx(live[epoch, of, layer, key], rel=tolerance, abs=1e-9), (of, layer, key)
-    assert {path.name for path in directory.iterdir()} == {"pictures", "readings.csv", "report.png", "summary.json"}
+    assert {path.name for path in directory.iterdir()} == {
+        "pictures",
+        "probes.json",
+        "readings.csv",
+        "report.png",
+        "summary.json",
+    }
     assert {str(p.relative_to(directory / "pictures")) for p in directory.glob("pictures/*/*")} == {
         "spectrum/epoch-00002.npz",
         "feature_similarity/epoch-00002.npz",
@@ -97,14 +103,13 @@ def test_a_checkpoint_gives_the_readings_of_the_live_run(folder):
     assert "ModelCheckpoint" not in ended.err
     # Again, with the same readings and a directory of its own: nothing is overwritten.
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "tiny").rglob("*") if path.is_file()}
-    words = (
-        "--probe Spectrum --probe.of gram --probe EffectiveRank --probe.samples 50 --probe Spectrum --probe.every last"
-    )
+    words = "--probe Spectrum --probe.of gram --probe EffectiveRank --probe.samples 50"
+    words += " --probe Spectrum --probe.name of_weights --probe.every last"
     probe(f"{LAST} {words}", folder)
     again = readings(folder / "runs" / "tiny" / "probed-last-2")
-    assert {of for _, of, _, _ in again} == {"spectrum", "spectrum_2", "effective_rank"}
-    assert {layer for _, of, layer, _ in again if of != "spectrum_2"} == {"net.head"}
-    weights = {(layer, key): value for (_, of, layer, key), value in again.items() if of == "spectrum_2"}
+    assert {of for _, of, _, _ in again} == {"spectrum", "of_weights", "effective_rank"}
+    assert {layer for _, of, layer, _ in again if of != "of_weights"} == {"net.head"}
+    weights = {(layer, key): value for (_, of, layer, key), value in again.items() if of == "of_weights"}
     assert weights == pytest.approx({(n, k): v for (_, of, n, k), v in live.items() if of == "spectrum"}, rel=1e-6)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 

@@ -1,35 +1,40 @@
-"""A test that hangs is a test that fails, by name: also in C, where no signal is heeded."""
+"""A test that hangs is a test that fails, once and by name: also in C, where no signal is heeded."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 HANGS = """
 import ctypes
+import pytest
 
-def test_before(): pass
-
-def test_that_hangs_in_c():
-    libc = ctypes.CDLL(None)
-    mutex = ctypes.create_string_buffer(128)
-    libc.pthread_mutex_lock(mutex)
-    libc.pthread_mutex_lock(mutex)
-
-def test_after(): pass
+@pytest.mark.parametrize("number", range(6))
+def test_some(number):
+    if number == 2:
+        library = ctypes.{library}(None)
+        mutex = ctypes.create_string_buffer(128)
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)
 """
 
 
-def test_a_test_that_hangs_fails_by_name_and_the_others_run(tmp_path):
-    (tmp_path / "test_it.py").write_text(HANGS)
-    options = ["-n", "1", "-p", "no:cacheprovider", "--timeout", "1", "--rootdir", tmp_path, "-o", "testpaths="]
+@pytest.mark.parametrize("library", ["CDLL", "PyDLL"])  # the second keeps Python's lock
+def test_a_test_that_hangs_fails_once_by_name_and_the_others_run(tmp_path, library):
+    (tmp_path / "test_it.py").write_text(HANGS.format(library=library))
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    options = ["-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider", "--timeout", "1", "--rootdir", tmp_path]
+    overrides = ["-o", "testpaths=", "-o", "faulthandler_timeout=3"]
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", *options, tmp_path / "test_it.py"],
+        [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", *options, *overrides, tmp_path / "test_it.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     assert ended.returncode == 1
-    assert "crashed while running 'test_it.py::test_that_hangs_in_c'" in ended.stdout
-    assert "1 failed, 2 passed" in ended.stdout
+    assert "crashed while running 'test_it.py::test_some[2]'" in ended.stdout
+    assert "1 failed, 5 passed" in ended.stdout, ended.stdout

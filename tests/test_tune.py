@@ -10,10 +10,10 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 
-from lightning_depth.cli.tune import override, whole_key
 from lightning_depth.errors import UserError
 from lightning_depth.figures.tuning import Trial, best_of, draw_tuning
 from lightning_depth.studies.search import Search, Trials, scored, suggestion
+from lightning_depth.studies.tune import override, whole_key
 from tests.commands import command, written
 
 RANGE = ["--tune.low", "1e-3", "--tune.high", "1"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_depth.errors import UserError
 from lightning_depth.figures.report import report
-from lightning_depth.runs.directory import read_summary
+from lightning_depth.results import METRICS, read_summary
 
 
 def main(arguments: list[str]) -> None:
@@ -13,6 +13,6 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python main.py report", description="Draw the report of a run again.")
     parser.add_argument("directory", nargs="+", type=Path, help="a run directory, such as runs/resnet_depth")
     for directory in parser.parse_args(arguments).directory:
-        if not (directory / "metrics.csv").is_file():
+        if not (directory / METRICS).is_file():
             raise UserError(f"{directory} is no run directory with a finished epoch: it has no metrics.csv.")
         print(report(directory, read_summary(directory)))

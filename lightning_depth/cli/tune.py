@@ -19,7 +19,7 @@ USAGE = """usage: python main.py tune --config FILE --tune.low A --tune.high B [
   --tune.trials N       values to try: 5 at random, then by a Gaussian process. Default: 20
   --tune.folds K        parts of the training split; a trial is K fits, each validated on one part. Default: 10
   --tune.metric NAME    what is compared, at the last epoch: val/acc, val/loss, ... Default: val/acc, else val/loss
-  --tune.direction D    max or min. Default: max for accuracies, min for the rest
+  --tune.direction D    max or min. Default: max for accuracies, min for losses and errors
   --tune.name NAME      of the new directory in --run.root. Default: tune-CONFIG
 
 Every other option is one of `python main.py fit --help`; probes and loggers of the config are left out. The directory

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 # A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
 LONGEST = 120
+RENAMED = {"held_out": "val"}  # values of earlier versions
 
 
 def readable(message: str, known: Iterable[str] = ()) -> str:
@@ -26,7 +27,9 @@ def readable(message: str, known: Iterable[str] = ()) -> str:
         return f"{key}.{heart}" if ": expected " in heart and key else heart
     option = re.search(r"(?:Option|does not accept option|[Uu]nrecognized arguments:) '?([\w.+-]+)'?", message)
     if option:
-        return _unknown_option(option.group(1), key, "arguments" in option.group(0), known)
+        group = re.search(r"Group '([\w.]+)' does not accept", message)
+        word = f"{group.group(1)}.{option.group(1)}" if group else option.group(1)
+        return _unknown_option(word, key, "arguments" in option.group(0), known)
     return (
         _wrong_mapping(message, key, known)
         or _unknown_class(message, key, known)
@@ -82,7 +85,8 @@ def _wrong_value(message: str, key: str) -> str | None:
     words = [*choices, *("null" if name == "NoneType" else name for name in types)]
     if words in ([], ["null"]):
         return None
-    return f"{key}: expected {' or '.join(words)}, not {value!r}."
+    hint = f" {value} is called {RENAMED[value]} now." if value in RENAMED else ""
+    return f"{key}: expected {' or '.join(words)}, not {value!r}.{hint}"
 
 
 def _ends(message: str) -> str:

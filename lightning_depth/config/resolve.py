@@ -78,12 +78,6 @@ def resolve(command: str, words: Sequence[str]) -> Config:
     return Config(command, ordered, parsed, frozenset(given), tuple(files), tuple(words))
 
 
-def dumped(config: Mapping[str, Any]) -> str:
-    """`config.yaml`."""
-    opening = "# The whole config of this run. Again: python main.py fit --config THIS_FILE\n"
-    return opening + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-
-
 @lru_cache(maxsize=1024)
 def _sections(path: Path, modified: int) -> dict[str, tuple[str, frozenset[str]]]:
     """The sections of a file: each as YAML, with the dotted keys that it sets."""

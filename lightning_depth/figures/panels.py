@@ -1,15 +1,17 @@
-"""What a page shows: the columns and the readings of a run's tables, grouped into panels."""
+"""What a page shows: the columns and the readings of a run's tables, grouped into panels. It knows no probe by name."""
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_depth.figures.tables import section
+from lightning_depth.figures.directions import Direction, words_of
+from lightning_depth.results import Declaration, Key, Reading
 
 Array = NDArray[np.float64]
 
@@ -69,97 +71,6 @@ class Best:
     value: float
 
 
-@dataclass(frozen=True)
-class Wording:
-    """How a known reading is called: its title for many layers, for one, its unit, and the factor to that unit."""
-
-    many: str
-    one: str
-    unit: str
-    factor: float = 1.0
-    from_zero: bool = False
-
-
-def _plain(title: str, unit: str) -> Wording:
-    return Wording(title, title, unit)
-
-
-# Of a probe that stands here, these keys are drawn; of any other, the first that it wrote.
-WORDINGS = {
-    ("operator_norm", "norm"): Wording(
-        "Operator norm of each layer (largest singular value)",
-        "Operator norm of {layer} (largest singular value)",
-        "largest singular value",
-    ),
-    ("effective_rank", "effective_rank"): Wording(
-        "Effective rank at each layer (nats)", "Effective rank of the features (nats)", "effective rank (nats)"
-    ),
-    ("representation_collapse", "error"): Wording(
-        "Collapse: error of the correlation vote at each stage (%)",
-        "Collapse: error of the correlation vote at {layer} (%)",
-        "error (%)",
-        factor=100.0,
-        from_zero=True,
-    ),
-    ("spectrum", "effective_rank"): Wording(
-        "Spectrum: effective rank at each layer (nats)", "Spectrum: effective rank at {layer} (nats)", "effective rank"
-    ),
-    ("spectrum", "stable_rank"): Wording(
-        "Spectrum: stable rank at each layer", "Spectrum: stable rank at {layer}", "stable rank"
-    ),
-    ("jacobian_norm", "mean"): Wording(
-        "Jacobian norm of each layer's output, mean over samples",
-        "Jacobian norm, {layer}: mean",
-        "largest singular value",
-    ),
-    ("jacobian_norm", "max"): Wording(
-        "Jacobian norm of each layer's output, largest of the samples",
-        "Jacobian norm, {layer}: largest",
-        "largest singular value",
-    ),
-    ("linear_operator", "norm"): _plain("Linear network: operator norm", "largest singular value"),
-    ("linear_operator", "frobenius_norm"): _plain("Linear network: Frobenius norm", "Frobenius norm"),
-    ("linear_operator", "stable_rank"): _plain("Linear network: stable rank", "stable rank"),
-    ("linear_operator", "distance"): _plain("Distance to the minimum-norm solution", "relative distance"),
-    ("neural_collapse", "nc1"): _plain("NC1: variability within classes", "tr(Σw Σb⁺) / C"),
-    ("neural_collapse", "nc2_equinorm"): _plain("NC2: spread of class means' lengths", "std / mean"),
-    ("neural_collapse", "nc2_equiangularity"): _plain("NC2: spread of class means' cosines", "std"),
-    ("neural_collapse", "nc3"): _plain("NC3: classifier against class means", "squared distance"),
-    ("neural_collapse", "nc4_held_out"): Wording(
-        "NC4: decisions other than the nearest mean's (%)",
-        "NC4: other than the nearest mean's",
-        "held-out samples (%)",
-        factor=100.0,
-        from_zero=True,
-    ),
-    ("neural_collapse", "cdnv"): _plain("CDNV: variance over class distance", "CDNV"),
-    ("identity_constant", "identity"): _plain("Correlation of predictions to the identity", "cosine"),
-    ("identity_constant", "constant"): _plain("Correlation of predictions to the constant map", "cosine"),
-    ("weight_distance", "distance"): Wording(
-        "Distance of each tensor from its start, ‖W − W₀‖ / ‖W₀‖",
-        "Distance of {layer} from its start",
-        "relative distance",
-    ),
-    ("feature_similarity", "input"): Wording(
-        "Similarity of each stage to the input (debiased linear CKA)", "Similarity of {layer} to the input", "CKA"
-    ),
-    ("feature_similarity", "previous"): Wording(
-        "Similarity of each stage to the one before (debiased linear CKA)",
-        "Similarity of {layer} to the one before",
-        "CKA",
-    ),
-    ("local_stability", "stability"): _plain("Samples that no change of one coordinate by v flips", "share of samples"),
-    ("activation_images", "share"): Wording(
-        "Share of activations in one image (σ₁² / Σσ²)", "Share of activations of {layer} in one image", "share"
-    ),
-    ("activation_images", "correlation"): Wording(
-        "Best channel's correlation with the input image",
-        "Best channel of {layer}: correlation with the input",
-        "cosine",
-    ),
-}
-
-
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -167,12 +78,21 @@ SPLITS = {
 }
 SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})[/_.-](.+)", re.IGNORECASE)
 SPLIT_LAST = re.compile(rf"(.+)[/_.-]({'|'.join(SPLITS)})", re.IGNORECASE)
+ACCURACY, ERROR = {"acc", "accuracy"}, {"err", "error"}  # metrics that are shares of samples
 NOT_A_METRIC = re.compile(r"step|lr([-_/].*)?|learning_rate|(.*[/_])?(seconds|time)", re.IGNORECASE)
 
 
-def panels_of_metrics(columns: Mapping[str, Mapping[int, float]], held_out: str) -> list[Curves]:
-    """One panel per metric, its splits together: losses, then accuracies as errors, then the rest as they come."""
-    groups: dict[str, list[tuple[str, str, Array, Array]]] = {}
+def panels_of_metrics(
+    columns: Mapping[str, Mapping[int, float]], held_out: str, direction_of: Mapping[str, Direction]
+) -> list[Curves]:
+    """One panel per metric, its splits together: losses, then accuracies as errors, then the rest as they come.
+
+    Args:
+        columns: column -> epoch -> value.
+        held_out: what the split `val` really is.
+        direction_of: the better direction of each column that has one.
+    """
+    groups: dict[str, list[tuple[str, Series]]] = {}
     for column, cells in columns.items():
         per_step = column.endswith("_step") and f"{column.removesuffix('_step')}_epoch" in columns
         if NOT_A_METRIC.fullmatch(column) or per_step:
@@ -181,94 +101,109 @@ def panels_of_metrics(columns: Mapping[str, Mapping[int, float]], held_out: str)
         label = {"val": held_out, "": column.replace("_", " ")}.get(split, split)
         epochs = sorted(cells)
         values = np.array([cells[epoch] for epoch in epochs], dtype=np.float64)
-        groups.setdefault(metric, []).append((label, split, np.array(epochs, dtype=np.float64), values))
+        groups.setdefault(metric, []).append((column, Series(label, split, np.array(epochs, np.float64), values)))
 
     panels = []
     for metric, group in groups.items():
-        convert: Callable[[Array], Array] = np.asarray
+        series = tuple(one for _, one in group)
         unit = metric.replace("_", " ")
         title = unit[:1].upper() + unit[1:]
-        rate = _is_accuracy(metric) or _is_error(metric)
-        lower_is_better = rate or "loss" in metric.lower()
-        if rate:
-            finite = np.concatenate([values[np.isfinite(values)] for *_, values in group])
-            whole = (
-                1.0 if finite.size == 0 or finite.max() <= 1.0 else 100.0
-            )  # logged as a fraction, or as a percentage
-            convert = _error_of_accuracy(whole) if _is_accuracy(metric) else _percent_of(whole)
+        direction = direction_of.get(group[0][0])
+        if (direction == "max" and words_of(metric) & ACCURACY) or (direction == "min" and words_of(metric) & ERROR):
             plain = metric.lower() in ("acc", "error", "err")
-            title = "Classification error (%)" if plain else f"Error: {metric.replace('_', ' ')} (%)"
-            unit = "error (%)"
-        series = tuple(Series(label, split, epochs, convert(values)) for label, split, epochs, values in group)
-        panels.append(Curves(metric, title, unit, series, lower_is_better, from_zero=lower_is_better))
+            title = "Classification error (%)" if plain else f"Error: {unit} (%)"
+            unit, series, direction = "error (%)", _as_errors(series, of_accuracy=direction == "max"), "min"
+        panels.append(Curves(metric, title, unit, series, direction == "min", from_zero=direction == "min"))
     rank = {"loss": 0, "acc": 1}
     return sorted(panels, key=lambda panel: rank.get(panel.name, 2))
 
 
-def panels_of_probes(
-    probes: Mapping[str, Mapping[tuple[str, str], Mapping[int, float]]], classes: int | None
-) -> list[Curves | Heatmap | Number]:
-    """One panel per probe, of the first key that it wrote for a layer; for a known probe, one for each known key.
+def _as_errors(series: Sequence[Series], of_accuracy: bool) -> tuple[Series, ...]:
+    """Accuracies or errors, logged as fractions or as percentages, as errors in percent."""
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in series])
+    whole = 1.0 if finite.size == 0 or finite.max() <= 1.0 else 100.0
+    shares = [one.values / whole for one in series]
+    errors = [100.0 * (1.0 - share) if of_accuracy else 100.0 * share for share in shares]
+    return tuple(replace(one, values=values) for one, values in zip(series, errors, strict=True))
 
-    A heatmap where that key has several layers, else a curve, or a number where it was read once in the whole run.
-    Readings without a layer are about the probe itself (its cost, say): they are drawn only for a probe that writes
-    nothing else, and seconds never.
+
+def panels_of_probes(
+    readings: Sequence[Reading], declared: Mapping[str, Declaration], classes: int | None
+) -> list[Curves | Heatmap | Number]:
+    """One panel for each key that a probe declares with a title; for a probe that declares none, for its first key.
+
+    A heatmap where that key was read for several layers or places, else a curve, or a number where it was read once in
+    the whole run; where two have one title, the names of their probes tell them apart. Seconds are never drawn.
     """
     panels: list[Curves | Heatmap | Number] = []
-    looks = {epoch for readings in probes.values() for of_key in readings.values() for epoch in of_key}
-    for probe, kind, key, readings in _shown(probes):
-        cells = {layer: cells for (layer, of), cells in readings.items() if of == key}
-        if len(cells) > 1:
-            cells.pop("", None)
-        plain = probe if probe == key else f"{probe}: {key}"
-        plain = (plain[:1].upper() + plain[1:]).replace("_", " ")
-        wording = WORDINGS.get((kind, key), Wording(f"{plain} at each layer", plain + " of {layer}", key))
-        if len(cells) == 1:
-            ((layer, only),) = cells.items()
-            title = wording.one.format(layer="the features" if layer == "features" else layer) if layer else plain
-            epochs = sorted(only)
-            values = wording.factor * np.array([only[epoch] for epoch in epochs], dtype=np.float64)
-            if len(looks) == 1:
-                panels.append(Number(probe, title, wording.unit.replace("_", " "), float(values[0])))
-                continue
-            line = Series("", "", np.array(epochs, dtype=np.float64), values)
-            panels.append(Curves(probe, title, wording.unit.replace("_", " "), (line,), from_zero=wording.from_zero))
-        else:
-            measured = sorted({epoch for of_layer in cells.values() for epoch in of_layer})
-            rows = [[of_layer.get(epoch, math.nan) for epoch in measured] for of_layer in cells.values()]
-            chance = 100.0 * (1.0 - 1.0 / classes) if classes and kind == "representation_collapse" else None
-            panels.append(
-                Heatmap(
-                    probe,
-                    wording.many,
-                    wording.unit.replace("_", " "),
-                    tuple(cells),
-                    tuple(measured),
-                    wording.factor * np.array(rows, dtype=np.float64),
-                    chance if key == "error" else None,
-                    _rows(list(cells)),
-                )
-            )
-    return panels
+    once = len({reading.epoch for reading in readings}) == 1
+    for probe in dict.fromkeys(reading.probe for reading in readings):
+        mine = [reading for reading in readings if reading.probe == probe and reading.key != "seconds"]
+        for key in _shown(probe, mine, declared.get(probe)):
+            panels.append(_panel(key, [reading for reading in mine if reading.key == key.name], once, classes))
+    titles = Counter(panel.title for panel in panels)
+    return [replace(p, title=f"{p.title} ({p.name})") if titles[p.title] > 1 else p for p in panels]
 
 
-def _shown(
-    probes: Mapping[str, Mapping[tuple[str, str], Mapping[int, float]]],
-) -> Iterator[tuple[str, str, str, Mapping[tuple[str, str], Mapping[int, float]]]]:
-    """Each probe, its kind (the second `spectrum` of a run is called `spectrum_2`) and a key to be drawn."""
-    for probe, readings in probes.items():
-        keys = [key for layer, key in readings if layer] or [key for _, key in readings if key != "seconds"]
-        kind = re.sub(r"_\d+$", "", probe)
-        known = [key for key in dict.fromkeys(keys) if (kind, key) in WORDINGS]
-        for key in known or keys[:1]:
-            yield probe, kind, key, readings
+def _shown(probe: str, readings: Sequence[Reading], declared: Declaration | None) -> list[Key]:
+    """The keys to be drawn, in the order in which they were read."""
+    read = dict.fromkeys(reading.key for reading in readings)
+    known = {key.name: key for key in (declared.keys if declared else ()) if key.title}
+    found = [known[name] for name in read if name in known]
+    if found or not read:
+        return found
+    of_layers = dict.fromkeys(reading.key for reading in readings if reading.layer)
+    name = next(iter(of_layers or read))
+    plain = sentence(probe if probe == name else f"{probe}: {name}")
+    if of_layers:
+        return [Key(name, f"{plain} at each layer", plain + " of {layer}", unit=name)]
+    return [Key(name, plain, unit=name)]
 
 
-def _rows(layers: Sequence[str]) -> str:
-    """What the rows of a heatmap are: some probes read at inputs of their own, which stand in place of layers."""
-    if all(re.match(r"(rho|v)=", layer) for layer in layers):
-        return "correlation of the input" if layers[0].startswith("rho") else "strength v"
-    return Heatmap.rows
+def _panel(key: Key, readings: Sequence[Reading], once: bool, classes: int | None) -> Curves | Heatmap | Number:
+    """The panel of one key of one probe."""
+    rows: dict[str, dict[int, float]] = {}
+    for reading in readings:
+        rows.setdefault(_row(key, reading), {})[reading.epoch] = key.factor * reading.value
+    if len(rows) > 1:
+        rows.pop("", None)
+    probe, unit = readings[0].probe, key.unit.replace("_", " ")
+    epochs = sorted({reading.epoch for reading in readings})
+    values = np.array([[row.get(epoch, math.nan) for epoch in epochs] for row in rows.values()], dtype=np.float64)
+    if len(rows) > 1:
+        return Heatmap(probe, key.title, unit, tuple(rows), tuple(epochs), values, _chance(key, classes), key.rows)
+    title = (key.title_one or key.title).replace("{layer}", next(iter(rows)) or "the network")
+    if once:
+        return Number(probe, title, unit, float(values[0, 0]))
+    return Curves(probe, title, unit, (Series("", "", np.array(epochs, np.float64), values[0]),), False, key.from_zero)
+
+
+def _row(key: Key, reading: Reading) -> str:
+    """What a row is called: its layer, and its place on the probe's own axis."""
+    at = "" if reading.at is None else f"{key.at}={reading.at:g}" if key.at else f"{reading.at:g}"
+    return ", ".join(part for part in (reading.layer, at) if part)
+
+
+def _chance(key: Key, classes: int | None) -> float | None:
+    """What guessing gives, in the key's unit."""
+    if key.chance != "classes":
+        return None if key.chance is None else key.factor * key.chance
+    return key.factor * (1.0 - 1.0 / classes) if classes else None
+
+
+def sentence(name: str) -> str:
+    """A name in words.
+
+    >>> sentence("dead_units: share")
+    'Dead units: share'
+    """
+    return (name[:1].upper() + name[1:]).replace("_", " ")
+
+
+def section(summary: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under `key`, empty where the summary has none."""
+    value = summary.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def best_epoch(panels: Sequence[Curves]) -> Best | None:
@@ -301,19 +236,3 @@ def split_and_metric(column: str) -> tuple[str, str]:
     else:
         split, _, metric = column.rpartition("/")
     return split, "acc" if metric.lower() in ("acc", "accuracy") else metric
-
-
-def _is_accuracy(metric: str) -> bool:
-    return re.search(r"(?<![a-z])acc(?![a-z])|accuracy", metric.lower()) is not None
-
-
-def _is_error(metric: str) -> bool:
-    return re.search(r"(?<![a-z])err(or)?(?![a-z])", metric.lower()) is not None
-
-
-def _error_of_accuracy(whole: float) -> Callable[[Array], Array]:
-    return lambda values: 100.0 * (1.0 - values / whole)
-
-
-def _percent_of(whole: float) -> Callable[[Array], Array]:
-    return lambda values: 100.0 * values / whole

@@ -1,13 +1,9 @@
-"""The arrays of a run's `pictures/`, drawn: spectra over time, matrices, rows of images."""
+"""The arrays that probes read, drawn: spectra over time, matrices, rows of images."""
 
 import math
-import os
-import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import matplotlib as mpl
 import numpy as np
@@ -18,54 +14,41 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lightning_depth.errors import UserError
 from lightning_depth.figures.clustering import clustered_order
 from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, fit, inches_of
+from lightning_depth.figures.panels import sentence
 from lightning_depth.figures.scale import LOG_FROM, draw_log_ticks
 from lightning_depth.figures.style import DPI, FAINT, GAP, MARGIN, QUIET, STYLE, WIDTH
 from lightning_depth.figures.wording import ellipsis, short_names
+from lightning_depth.results import Arrays, Declaration, atomic_file
 
 TILES = 6  # as many layers of one kind are drawn, evenly spread over all
 LINES, ACROSS = 12, 16  # as many layers and images of a row of images
 CLUSTERED = 512  # samples of a similarity matrix that are put in the order of a clustering, 0.3 s
 DARK = 1e-6  # a spectrum is drawn down to this share of its largest value
 
-TITLES = {
-    ("spectrum", "spectrum"): "Spectrum, divided by its largest value",
-    ("spectrum", "similarity"): "Cosine similarity of features, samples in the order of a clustering",
-    ("feature_similarity", "cka"): "Similarity of the representations of all stages (debiased linear CKA)",
-    ("feature_similarity", "cka_reference"): "Similarity to the stages of the reference (debiased linear CKA)",
-    ("activation_images", "images"): "Activations: the top singular vector across channels",
-    ("activation_images", "channels"): "Activations: the channel that correlates most with the input",
-    ("activation_images", "upper"): "What the upper sub-network makes of the input image, fed directly to a layer",
-    ("linear_operator", "spectrum"): "Singular values of the linear network, divided by the largest",
-    ("identity_constant", "predictions"): "Predictions for inputs at growing correlation to the training example",
-}
 
+@dataclass(frozen=True)
+class Shown:
+    """Arrays with the title of their row."""
 
-@dataclass
-class Arrays:
-    """What one probe drew under one key: layer -> epoch -> array."""
+    arrays: Arrays
+    title: str
+    clustered: bool
 
-    probe: str
-    key: str
-    layers: dict[str, dict[int, NDArray[np.float64]]] = field(default_factory=dict)
-    names: dict[str, list[str]] = field(default_factory=dict)
+    @classmethod
+    def of(cls, arrays: Arrays, declared: Declaration | None) -> "Shown":
+        """As the probe declares, or under the name of its key."""
+        known = next((one for one in declared.arrays if one.name == arrays.key), None) if declared else None
+        if declared is None or known is None:
+            return cls(arrays, sentence(f"{arrays.probe}: {arrays.key}"), False)
+        own = "" if declared.kind == arrays.probe else f" ({arrays.probe})"
+        return cls(arrays, known.title + own, known.clustered)
 
     @property
     def axes(self) -> int:
         """The number of axes of each array."""
-        return next(array.ndim for of_layer in self.layers.values() for array in of_layer.values())
-
-    @property
-    def title(self) -> str:
-        """What is shown, in words."""
-        plain = f"{self.probe}: {self.key}".replace("_", " ")
-        kind = re.sub(r"_\d+$", "", self.probe)  # the second `spectrum` of a run is called `spectrum_2`
-        known = TITLES.get((kind, self.key))
-        if known is None:
-            return plain[:1].upper() + plain[1:]
-        return known if kind == self.probe else f"{known} ({self.probe})"
+        return next(array.ndim for of_layer in self.arrays.layers.values() for array in of_layer.values())
 
 
 @dataclass(frozen=True)
@@ -76,50 +59,24 @@ class Row:
     draw: Callable[[Page, float], None]
 
 
-def read_pictures(directory: Path, until: int | None = None) -> list[Arrays]:
-    """The arrays in `directory/pictures/<probe>/epoch-<epoch>.npz`, up to epoch `until`.
-
-    Raises:
-        UserError: a file is broken.
-    """
-    found: dict[tuple[str, str], Arrays] = {}
-    for path in sorted(directory.glob("pictures/*/epoch-*.npz")):
-        epoch = int(path.stem.removeprefix("epoch-"))
-        if until is not None and epoch > until:
-            continue
-        try:
-            with np.load(path) as file:
-                members = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
-            raise UserError(f"{path}: not a file of arrays ({error}).") from error
-        for name, values in members.items():
-            if not name.startswith("names:"):
-                layer, _, key = name.rpartition("/")
-                arrays = found.setdefault((path.parent.name, key), Arrays(path.parent.name, key))
-                arrays.layers.setdefault(layer, {})[epoch] = values.astype(np.float64)
-                arrays.names[layer] = [str(n) for n in members.get(f"names:{name}", [])]
-    return list(found.values())
-
-
-def rows_of(pictures: Sequence[Arrays]) -> list[Row]:
-    """The parts of a page that show `pictures`, in their order."""
+def rows_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) -> list[Row]:
+    """The parts of a page that show `pictures`, in their order, as their probes declare."""
     makers = {1: _spectra, 2: _matrices, 3: _images}
-    return [makers[arrays.axes](arrays) for arrays in pictures if arrays.axes in makers]
+    every = [Shown.of(arrays, declared.get(arrays.probe)) for arrays in pictures]
+    return [makers[shown.axes](shown) for shown in every if shown.axes in makers]
 
 
-def draw_pictures(pictures: Sequence[Arrays], target: Path) -> Path:
+def draw_pictures(pictures: Sequence[Arrays], declared: Mapping[str, Declaration], target: Path) -> Path:
     """A PNG of `pictures` alone; it appears whole or not at all."""
-    rows = rows_of(pictures)
-    with mpl.rc_context(STYLE):
+    rows = rows_of(pictures, declared)
+    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
         total = math.fsum(row.height for row in rows) + 0.2
         page = Page(Figure(figsize=(WIDTH, total), dpi=DPI), total)
         top = 0.1
         for row in rows:
             row.draw(page, top)
             top += row.height
-        unfinished = target.with_name(f".{target.stem}.{os.getpid()}.png")
         page.figure.savefig(unfinished, format="png", dpi=DPI)
-        os.replace(unfinished, target)
     return target
 
 
@@ -137,7 +94,8 @@ def _choice(shown: int, of: int, what: str) -> str:
     return f" ({shown} of {of} {what})" if shown < of else ""
 
 
-def _spectra(arrays: Arrays) -> Row:
+def _spectra(shown: Shown) -> Row:
+    arrays = shown.arrays
     layers = _some(list(arrays.layers), TILES)
     height = 2.1
 
@@ -151,14 +109,16 @@ def _spectra(arrays: Arrays) -> Row:
         for index, layer in enumerate(layers):
             ax = page.axes(MARGIN + 0.55 + index * slot, top + TITLE + 0.15, slot - 0.65, height, f"{arrays.probe}")
             if index == 0:
-                draw_title(ax, _spectra_title(arrays, layers), 0.55, slot - 0.65, room)
+                draw_title(
+                    ax, shown.title + _choice(len(layers), len(arrays.layers), "layers"), 0.55, slot - 0.65, room
+                )
             wide, drawn = _is_wide(arrays.layers[layer]), []
             for epoch, values in arrays.layers[layer].items():
                 largest = _range(values)[1]
-                shown = np.where(values > DARK * largest, values, np.nan) if wide else values
-                drawn.append(shown)
+                visible = np.where(values > DARK * largest, values, np.nan) if wide else values
+                drawn.append(visible)
                 marker = "." if values.size <= 30 else ""
-                ax.plot(np.arange(1, values.size + 1), shown, marker=marker, color=colour(norm(epoch)), linewidth=1.0)
+                ax.plot(np.arange(1, values.size + 1), visible, marker=marker, color=colour(norm(epoch)), linewidth=1.0)
             if wide:
                 ax.set_yscale("log")
                 draw_log_ticks(ax.yaxis, np.concatenate(drawn))
@@ -185,10 +145,6 @@ def _spectra(arrays: Arrays) -> Row:
     return Row(height + TITLE + 0.15 + BELOW, draw)
 
 
-def _spectra_title(arrays: Arrays, layers: Sequence[str]) -> str:
-    return arrays.title + _choice(len(layers), len(arrays.layers), "layers")
-
-
 def _is_wide(of_layer: Mapping[int, NDArray[np.float64]]) -> bool:
     """Whether a logarithmic scale is due: none negative (but for round-off), over more than a factor of LOG_FROM."""
     values = np.concatenate(list(of_layer.values()))
@@ -203,7 +159,8 @@ def _range(values: NDArray[np.float64]) -> tuple[float, float]:
     return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
 
 
-def _matrices(arrays: Arrays) -> Row:
+def _matrices(shown: Shown) -> Row:
+    arrays = shown.arrays
     height = 2.7
     longest = max((inches_of(n, 7.0) for names in arrays.names.values() for n in short_names(names)), default=0.0)
     before = 0.3 + longest
@@ -215,11 +172,11 @@ def _matrices(arrays: Arrays) -> Row:
 
     def draw(page: Page, top: float) -> None:
         for index, (layer, epoch) in enumerate(looks):
-            values = _ordered(arrays, layer, epoch)
+            values = _ordered(shown, layer, epoch)
             left = MARGIN + index * slot + before
             ax = page.axes(left, top + TITLE + 0.15, height, height, f"{arrays.probe}")
             if index == 0:
-                title = arrays.title + _choice(len(layers), len(arrays.layers), "layers")
+                title = shown.title + _choice(len(layers), len(arrays.layers), "layers")
                 draw_title(ax, title, before, height, WIDTH - 2 * MARGIN)
             low, high = _range(values)
             colours = Normalize(min(0.0, low), max(1.0, high))
@@ -248,10 +205,10 @@ def _matrices(arrays: Arrays) -> Row:
     return Row(height + TITLE + 0.15 + 0.5, draw)
 
 
-def _ordered(arrays: Arrays, layer: str, epoch: int) -> NDArray[np.float64]:
+def _ordered(shown: Shown, layer: str, epoch: int) -> NDArray[np.float64]:
     """The matrix as it is shown: similarities of samples in the order of their clustering."""
-    values = arrays.layers[layer][epoch]
-    if arrays.key != "similarity" or len(values) > CLUSTERED:
+    values = shown.arrays.layers[layer][epoch]
+    if not shown.clustered or len(values) > CLUSTERED:
         return values
     try:
         order = clustered_order(values)
@@ -264,7 +221,8 @@ def _first_and_last(of_layer: Mapping[int, NDArray[np.float64]]) -> list[int]:
     return sorted({min(of_layer), max(of_layer)})
 
 
-def _images(arrays: Arrays) -> Row:
+def _images(shown: Shown) -> Row:
+    arrays = shown.arrays
     layers = _some(list(arrays.layers), LINES)
     epoch = max(epoch for layer in layers for epoch in arrays.layers[layer])
     last = {layer: arrays.layers[layer][max(arrays.layers[layer])] for layer in layers}
@@ -279,7 +237,7 @@ def _images(arrays: Arrays) -> Row:
     def draw(page: Page, top: float) -> None:
         names = short_names(layers)
         chosen = _choice(len(layers), len(arrays.layers), "layers") + _choice(len(places), number, "images")
-        page.text(MARGIN, top + 0.12, f"{arrays.title}{chosen}, epoch {epoch}", size=11.5, weight="bold")
+        page.text(MARGIN, top + 0.12, f"{shown.title}{chosen}, epoch {epoch}", size=11.5, weight="bold")
         for line, layer in enumerate(layers):
             upper = top + TITLE + caption + line * size
             page.text(MARGIN, upper + size / 2, names[line], size=8.0, va="center")

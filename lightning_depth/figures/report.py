@@ -1,7 +1,6 @@
 """One page about one run: its curves and what the probes saw, drawn from the tables of the run's directory."""
 
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from lightning_depth import results
 from lightning_depth.errors import UserError
 from lightning_depth.figures.curves import draw_curves
+from lightning_depth.figures.directions import directions
 from lightning_depth.figures.heatmaps import draw_heatmap, heatmap_columns
 from lightning_depth.figures.page import BELOW, TITLE, Page, fit, inches_of
 from lightning_depth.figures.panels import (
@@ -22,10 +23,10 @@ from lightning_depth.figures.panels import (
     held_out_name,
     panels_of_metrics,
     panels_of_probes,
+    section,
 )
-from lightning_depth.figures.pictures import Row, read_pictures, rows_of
+from lightning_depth.figures.pictures import Row, rows_of
 from lightning_depth.figures.style import ALARM, DPI, MARGIN, PROBE, QUIET, STYLE, TALLEST, WIDTH
-from lightning_depth.figures.tables import read_metrics, read_readings, read_summary, section
 from lightning_depth.figures.wording import description, headlines, provenance, state, warning_bands
 from lightning_depth.figures.wording import number as number_of
 
@@ -38,7 +39,7 @@ def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
     """Draw `report.png`, one page about one run, into its directory and return its path.
 
     Args:
-        directory: holds `metrics.csv` (one row an epoch) and `readings.csv` (epoch, probe, layer, key, value), or one
+        directory: holds `metrics.csv` (one row an epoch) and `readings.csv` (a `results.Reading` a row), or one
             of them. Learning rates and times in `metrics.csv` are not drawn.
         summary: what the run knows about itself; every key may be absent. By default the directory's `summary.json`,
             where there is one.
@@ -47,14 +48,9 @@ def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
     Cost: one to two seconds.
     """
     figure = draw(directory, summary)
-    target = directory / "report.png"
-    unfinished = directory / f".report.{os.getpid()}.png"
-    try:
-        with mpl.rc_context(STYLE):
-            figure.savefig(unfinished, format="png", dpi=DPI)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    target = directory / results.REPORT
+    with mpl.rc_context(STYLE), results.atomic_file(target) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=DPI)
     return target
 
 
@@ -64,17 +60,18 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
     Every axes carries as its label the metric ("loss", "acc") or the probe ("operator_norm") that it shows.
     """
     if summary is None:
-        summary = read_summary(directory / "summary.json")
-    metrics, readings = directory / "metrics.csv", directory / "readings.csv"
-    if not metrics.exists() and not readings.exists():
-        raise UserError(f"{directory} is no run directory: it has neither metrics.csv nor readings.csv.")
+        summary = results.read_summary(directory) or {}
+    if not any((directory / name).exists() for name in (results.METRICS, results.READINGS)):
+        raise UserError(f"{directory} is no run directory: it has neither {results.METRICS} nor {results.READINGS}.")
     classes = section(summary, "data").get("num_classes")
     held_out = held_out_name(summary)
-    metric_panels = panels_of_metrics(read_metrics(metrics) if metrics.exists() else {}, held_out)
-    read = read_readings(readings) if readings.exists() else {}
-    probe_panels = panels_of_probes(read, classes if isinstance(classes, int) else None)
-    looks = [epoch for of_probe in read.values() for of_key in of_probe.values() for epoch in of_key]
-    rows = rows_of(read_pictures(directory, until=max(looks))) if looks else []
+    columns, read = results.read_metrics(directory), results.read_readings(directory)
+    direction_of = {**directions(columns), **section(summary, "directions")}
+    metric_panels = panels_of_metrics(columns, held_out, direction_of)
+    declared = results.read_declarations(directory)
+    probe_panels = panels_of_probes(read, declared, classes if isinstance(classes, int) else None)
+    last = max((reading.epoch for reading in read), default=None)
+    rows = [] if last is None else rows_of(results.read_arrays(directory, until=last), declared)
     with mpl.rc_context(STYLE):
         return _compose(directory, summary, held_out, metric_panels, probe_panels, rows)
 

@@ -1,7 +1,5 @@
 """The picture of a search: what each value gave, from `trials.csv` alone."""
 
-import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +26,7 @@ from lightning_depth.figures.style import (
     WIDTH,
 )
 from lightning_depth.figures.wording import number
+from lightning_depth.results import TRIALS, Table, atomic_file
 
 DIVERGED = "diverged"
 
@@ -71,21 +70,14 @@ def draw_tuning(directory: Path) -> Path:
     Raises:
         UserError: there is no table, or it has no row.
     """
-    path = directory / "trials.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise UserError(f"{directory} is no directory of a search: it has no trials.csv.") from error
+    path, target = directory / TRIALS, directory / "tune.png"
+    if not path.is_file():
+        raise UserError(f"{directory} is no directory of a search: it has no {TRIALS}.")
+    rows = Table(path).rows()
     if not rows:
         raise UserError(f"{path} has no row yet.")
-    target, unfinished = directory / "tune.png", directory / f".tune.{os.getpid()}.png"
-    try:
-        with mpl.rc_context(STYLE):
-            draw(rows).savefig(unfinished, format="png", dpi=DPI)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
+        draw(rows).savefig(unfinished, format="png", dpi=DPI)
     return target
 
 

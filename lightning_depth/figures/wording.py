@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lightning_depth.figures.panels import Best, Curves, Heatmap, split_and_metric
+from lightning_depth.figures.panels import Best, Curves, Heatmap, section, split_and_metric
 from lightning_depth.figures.style import FALLBACK, REDUCED, TRAIN, VALIDATION
-from lightning_depth.figures.tables import section
+from lightning_depth.results import METRICS, READINGS
 
 INPUT = "input"  # the layer under which a probe writes what the network is given
 
@@ -201,9 +201,9 @@ def provenance(directory: Path, summary: Mapping[str, Any], undrawn: int) -> str
         said.append(", ".join(f"{name} {version}" for name, version in versions.items()))
     elif versions:
         said.append(str(versions))
-    tables = [path for name in ("metrics.csv", "readings.csv") if (path := directory / name).exists()]
+    tables = [path for name in (METRICS, READINGS) if (path := directory / name).exists()]
     written = datetime.fromtimestamp(max(path.stat().st_mtime for path in tables))
     said.append(str(summary["date"]) if summary.get("date") else f"tables of {written:%Y-%m-%d %H:%M}")
     if undrawn:
-        said.append(f"{undrawn} more metrics in metrics.csv are not drawn")
+        said.append(f"{undrawn} more metrics in {METRICS} are not drawn")
     return "  ·  ".join(" ".join(text.split()) for text in said)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import Conv2d
+from lightning_depth.layers.convolutions import PointwiseConv2d
 
 Kind = Literal["linear", "conv"]
 Keep = Literal["class", "function", "variance"]
@@ -44,6 +44,7 @@ class ExpandedLayer(nn.Module):
     factor: int
     residual: bool
     plain: type[nn.Module]
+    """The class of the layer that it was, and that `collapse` makes of it."""
 
     def factors(self) -> list[Tensor]:
         """W_1, ..., W_d as they are multiplied: with the identity added, where the expansion is residual."""
@@ -69,6 +70,7 @@ class ExpandedLayer(nn.Module):
 class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `weight` is read only
     """An expanded `nn.Linear`; it multiplies the matrices first, or one after the other where that is less work."""
 
+    plain = nn.Linear
     applies_its_weight = True  # its forward is another than that of nn.Linear, and the same map
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,16 +88,26 @@ class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `we
 class ExpandedConv1d(ExpandedLayer, nn.Conv1d):  # type: ignore[override]
     """An expanded `nn.Conv1d`."""
 
+    plain = nn.Conv1d
 
-class ExpandedConv2d(ExpandedLayer, Conv2d):  # type: ignore[override]
+
+class ExpandedConv2d(ExpandedLayer, nn.Conv2d):  # type: ignore[override]
     """An expanded `nn.Conv2d`."""
+
+    plain = nn.Conv2d
+
+
+class ExpandedPointwiseConv2d(ExpandedLayer, PointwiseConv2d):  # type: ignore[override]
+    """An expanded 1 x 1 convolution, strided or not, which subsamples first as `PointwiseConv2d` does."""
+
+    plain = PointwiseConv2d
 
 
 EXPANDED: dict[type[nn.Module], type[ExpandedLayer]] = {
     nn.Linear: ExpandedLinear,
     nn.Conv1d: ExpandedConv1d,
     nn.Conv2d: ExpandedConv2d,
-    Conv2d: ExpandedConv2d,
+    PointwiseConv2d: ExpandedPointwiseConv2d,
 }
 
 
@@ -159,7 +171,7 @@ def expand(
         trained, plain = layer.weight.requires_grad, layer.weight.detach()
         del layer.weight
         layer.plain = type(layer)
-        layer.__class__ = EXPANDED[type(layer)]
+        layer.__class__ = EXPANDED[PointwiseConv2d if _is_pointwise(layer) else type(layer)]
         assert isinstance(layer, ExpandedLayer)
         layer.factor, layer.residual = factor, residual
         for i, weight in enumerate(factors):
@@ -187,7 +199,8 @@ def collapse(net: nn.Module) -> nn.Module:
                 delattr(layer, f"weight_{i + 1}")
             bias = layer._parameters.pop("bias")
             layer.__class__ = layer.plain  # type: ignore[assignment]
-            del layer.factor, layer.residual, layer.plain
+            del layer.factor, layer.residual
+            vars(layer).pop("plain", None)
             layer.register_parameter("weight", weight)
             layer.register_parameter("bias", bias)  # after the weight, as in a plain layer
     return collapsed
@@ -207,7 +220,7 @@ def in_sequence(layer: ExpandedLayer) -> nn.Sequential:
         if isinstance(layer, ExpandedLinear):
             part = nn.Linear(weight.shape[1], weight.shape[0], bias=last and layer.bias is not None)
         else:
-            assert isinstance(layer, ExpandedConv1d | ExpandedConv2d)
+            assert isinstance(layer, ExpandedConv1d | ExpandedConv2d | ExpandedPointwiseConv2d)
             kind: Any = layer.plain
             same = {"groups": layer.groups, "bias": last and layer.bias is not None}
             names = ("stride", "padding", "dilation", "padding_mode")
@@ -235,6 +248,10 @@ def _layers(net: nn.Module, which: Sequence[Kind]) -> Iterator[tuple[str, Any]]:
             left.append(f"{name} ({type(module).__name__})")
     if left:
         rank_zero_warn(f"Not expanded, for they are layers of another class: {', '.join(left)}.")
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
 
 
 def _refuse_tied(net: nn.Module, chosen: Sequence[Any]) -> None:

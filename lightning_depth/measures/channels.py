@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_depth.measures.collapse import normalised
+from lightning_depth.measures.rows import normalised
 
 
 class SingularImage(NamedTuple):

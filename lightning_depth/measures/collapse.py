@@ -1,12 +1,13 @@
 """Collapse of representations: the error of the correlation-vote classifier (zhang2019 section 3.4)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_depth.measures.precision import full_float32
+from lightning_depth.measures.rows import directions, normalised
 from lightning_depth.measures.two_splits import AbstractTwoSplits, is_distributed
 
 # Mean votes lie in [-1, 1] and carry errors of about 1e-15; two that differ by less than this are a tie.
@@ -14,57 +15,6 @@ TIE = 1e-12
 
 # Rows are normalised in blocks, in float64: numbers in a block (16 MB: few enough for memory, many enough for threads).
 _BLOCK = 2**21
-
-
-class NormalisedRows(NamedTuple):
-    """Flattened representations of unit norm.
-
-    Attributes:
-        rows: n x d, float64; each row has norm 1, or is zero.
-        is_zero: n, the rows that have no direction and were set to zero.
-    """
-
-    rows: Tensor
-    is_zero: Tensor
-
-
-def normalised(h: Float[Tensor, "n ..."], centred: bool = True) -> NormalisedRows:
-    r"""Representations flattened to rows, each of unit norm: <row_i, row_j> is the correlation of h_i and h_j.
-
-        h_i -> (h_i - mean(h_i)) / ||h_i - mean(h_i)||     (`centred`: Pearson correlation over the entries)
-        h_i -> h_i / ||h_i||                               (else: cosine)
-
-    A row of zero norm (a constant representation if `centred`, a zero one else) correlates with nothing: it becomes a
-    zero row and is marked. Whether a row is constant is decided on its entries, not on the rounded norm.
-
-    Raises ValueError if h holds NaN or infinity, or its norm is not a finite float64 number.
-    Cost: a float64 copy and four passes over it.
-
-    >>> rows, is_zero = normalised(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
-    >>> rows[0] * 2**0.5, is_zero
-    (tensor([-1.,  0.,  1.], dtype=torch.float64), tensor([False,  True]))
-    """
-    rows, scale = _directions(h, centred)
-    rows *= scale[:, None]
-    return NormalisedRows(rows, scale == 0)
-
-
-def _directions(h: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
-    """Flattened rows, centred if asked, and what to multiply each by for unit norm: 0 for one that has no direction."""
-    flat = h.flatten(1)
-    rows = flat.to(torch.float64, copy=True)
-    if centred and rows.shape[1] > 0:
-        mean = rows.mean(1)
-        rows -= mean[:, None]
-        norm = torch.linalg.vector_norm(rows, dim=1)
-        # The mean of equal numbers is rounded, so a constant row can leave a small residue.
-        suspects = (norm <= 1e-10 * rows.shape[1] ** 0.5 * mean.abs()).nonzero().squeeze(1)
-        norm[suspects] *= (flat[suspects] != flat[suspects, :1]).any(1)
-    else:
-        norm = torch.linalg.vector_norm(rows, dim=1)
-    if not norm.isfinite().all():
-        raise ValueError("representations are not finite")
-    return rows, torch.where(norm > 0, 1 / norm, 0.0)
 
 
 def votes(test: Float[Tensor, "n d"], prototypes: Float[Tensor, "classes d"]) -> Float[Tensor, "n classes"]:
@@ -218,7 +168,7 @@ class CollapseClassifier(AbstractTwoSplits):
         labels = torch.nn.functional.one_hot(y.long(), self.num_classes).double()
         size = _block_rows(h)
         for block, label in zip(torch.split(h.permute(0, *order), size), torch.split(labels, size), strict=True):
-            rows, scale = _directions(block, self.centred)
+            rows, scale = directions(block, self.centred)
             # P_c += sum_j 1[y_j = c] h^(x_j)
             batch_sum.addmm_((label * scale[:, None]).mT, rows)
             self.zero_rows += (scale == 0).sum()
@@ -255,8 +205,10 @@ class CollapseClassifier(AbstractTwoSplits):
 
         Votes need no normalised h: centred prototypes do not see its mean, and its norm scales all votes alike. The
         rounding error of an inner product of d numbers exceeds 10 sqrt(d) u ||h|| ||P||, u = 2^-24, with probability
-        below 1e-20 (Higham and Mary 2019, Theorem 2.4 with lambda = 10); rounding P, rounding the divisor and dividing
-        add u ||h|| ||P|| each. What is not certain by that bound is left to float64: ties, zero rows, NaN.
+        below 2 d exp(-50) < 4e-22 d (Higham and Mary 2019, Theorem 2.4 with lambda = 10 for each of its d terms);
+        rounding P, rounding the divisor and dividing add u ||h|| ||P|| each. Where a product or an entry of P is below
+        float32's least normal number it may be flushed to zero, which adds 2^-126 (2 d + sqrt(d) ||h||) at most. What
+        is not certain by that bound is left to float64, as are sums that might overflow: ties, zero rows, NaN.
         """
         order = _in_memory_order(h)
         rows = h.permute(0, *order).flatten(1)
@@ -265,11 +217,15 @@ class CollapseClassifier(AbstractTwoSplits):
         with full_float32():
             sums = rows @ prototypes.float().mT
         top = (sums / divisors[:, None].float()).topk(2, dim=2)
-        norms = torch.linalg.vector_norm(rows, dim=1).double()
-        longest = (torch.linalg.vector_norm(prototypes, dim=1) / divisors).amax(1, keepdim=True)
-        rounding = 2 * (10 * rows.shape[1] ** 0.5 + 3) * 2**-24 * longest
-        certain = (top.values[..., 0] - top.values[..., 1]).double() > norms * (rounding + TIE)
-        return top.indices[..., 0], certain.all(0)
+        # In float64: the squares of float32 numbers leave its range.
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        lengths = torch.linalg.vector_norm(prototypes, dim=1)
+        longest = (lengths / divisors).amax(1, keepdim=True)
+        d = rows.shape[1]
+        rounding = 2 * (10 * d**0.5 + 3) * 2**-24 * longest
+        flushed = 2 * 2**-126 * (2 * d + d**0.5 * norms)
+        certain = (top.values[..., 0] - top.values[..., 1]).double() > norms * (rounding + TIE) + flushed
+        return top.indices[..., 0], certain.all(0) & (norms * lengths.amax() < 2.0**126)
 
     def _mean_votes(self, h: Tensor) -> Tensor:
         """The mean votes (2, n, classes) by both definitions, in float64."""
@@ -277,7 +233,7 @@ class CollapseClassifier(AbstractTwoSplits):
         prototypes = self.prototypes.permute(0, *order).flatten(1)
         sums = []
         for block in torch.split(h.permute(0, *order), _block_rows(h)):
-            rows, scale = _directions(block, self.centred)
+            rows, scale = directions(block, self.centred)
             sums.append(votes(rows, prototypes) * scale[:, None])
             self.zero_rows += (scale == 0).sum()
         return torch.cat(sums) / self._divisors()[:, None]

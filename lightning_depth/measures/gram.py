@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_depth.measures.collapse import normalised
+from lightning_depth.measures.rows import normalised
 from lightning_depth.measures.spectra import effective_rank
 
 # Cosine similarities, or inner products of the features as they are.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from lightning_depth.measures.collapse import normalised
+from lightning_depth.measures.rows import normalised
 
 # What is left of a noise vector after the example's direction is taken out, as a fraction of it, below which it is
 # round-off and has no direction of its own.

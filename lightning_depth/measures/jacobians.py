@@ -11,7 +11,9 @@ from torch.autograd import forward_ad
 from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_depth.measures.lanczos import RANDOM_SHARE, beside_noise, top_singular_values
 from lightning_depth.measures.precision import full_float32
+from lightning_depth.measures.rows import unit_rows
 
 
 class JacobianNorms(NamedTuple):
@@ -32,12 +34,9 @@ class JacobianNorms(NamedTuple):
     vectors: Tensor
 
 
-# How often the Lanczos recurrence stops to look at its bidiagonals.
-_LOOK_EVERY = 4
+_NAME = "the function's derivative"
 # Length of the random direction beside a warm start of length one.
 _NOISE = 0.3
-# J and J^T are the same matrix: how far <v, J^T u> may be from <J v, u>, as a fraction of ||J||.
-_DISAGREEMENT = 1e-3
 
 
 @contextmanager
@@ -120,29 +119,17 @@ class _Jacobians:
         return w.reshape(len(v), -1)
 
 
-def _split(w: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm and direction of each row, both zero where it is round-off beside `scale`: its Krylov space is exhausted."""
-    norm = torch.linalg.vector_norm(w, dim=1)
-    counts = ~(norm <= 100 * torch.finfo(w.dtype).eps * scale)  # true for NaN too, which must not pass for zero
-    return torch.where(counts, norm, 0.0), torch.where(
-        counts[:, None], w / torch.where(counts, norm, 1.0)[:, None], 0.0
-    )
-
-
 def _start(inputs: Tensor, start: Tensor | None) -> Tensor:
     """The first Lanczos vectors, of unit norm: one random direction for all samples, beside `start` if there is one."""
     generator = torch.Generator().manual_seed(0)
-    random: Tensor = torch.randn(1, inputs[0].numel(), generator=generator).to(inputs)
-    random = (random / torch.linalg.vector_norm(random)).expand(len(inputs), -1)
+    random = torch.randn(1, inputs[0].numel(), generator=generator).to(inputs).expand(len(inputs), -1)
     if start is None:
-        return random
+        return unit_rows(random)
     if start.shape != inputs.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, the inputs {tuple(inputs.shape)}")
     if not start.isfinite().all():
         raise ValueError("start is not finite")
-    _, warm = _split(start.detach().to(inputs).reshape(len(inputs), -1), random.new_zeros(len(inputs)))
-    _, mixed = _split(warm + _NOISE * random, random.new_zeros(len(inputs)))
-    return mixed
+    return beside_noise(start.detach().to(inputs).reshape(len(inputs), -1), random, _NOISE)
 
 
 def _written_out(jacobian: _Jacobians) -> tuple[Tensor, Tensor]:
@@ -160,56 +147,8 @@ def _written_out(jacobian: _Jacobians) -> tuple[Tensor, Tensor]:
     # sigma_1^2 is the largest eigenvalue of J J^T, or of J^T J
     squares, left = torch.linalg.eigh(rows @ rows.mT)
     top = left[..., -1]
-    vectors = torch.nn.functional.normalize((top[:, None] @ rows)[:, 0], dim=1) if m <= d else top
+    vectors = unit_rows((top[:, None] @ rows)[:, 0]) if m <= d else top
     return squares[:, -1].clamp_min(0).sqrt(), vectors
-
-
-def _lanczos(jacobian: _Jacobians, v: Tensor, rtol: float, max_iterations: int) -> tuple[Tensor, Tensor, int, Tensor]:
-    """Values, residuals, steps and right vectors; a sample's answer is taken when it converges, and then left alone."""
-    n = len(v)
-    # B is complete after d steps, or m and one more that ends in alpha = 0.
-    limit = min(max_iterations, jacobian.columns, jacobian.rows + 1)
-    values, residuals = torch.zeros(2, n, dtype=torch.float64)
-    vectors = torch.zeros_like(v)
-    running = torch.ones(n, dtype=torch.bool)
-    basis = v.new_empty(n, limit, jacobian.columns)
-    u = v.new_zeros(n, jacobian.rows)
-    alphas: list[Tensor] = []
-    betas: list[Tensor] = []
-    scale = beta = disagreement = v.new_zeros(n)
-    for k in range(1, limit + 1):
-        basis[:, k - 1] = v
-        # alpha_k u_k = J v_k - beta_{k-1} u_{k-1}
-        alpha, u = _split(jacobian.forward(v) - beta[:, None] * u, scale)
-        # beta_k v_{k+1} = J^T u_k - alpha_k v_k, orthogonal to every earlier v
-        w = jacobian.transpose(u)
-        scale = torch.maximum(scale, torch.linalg.vector_norm(w, dim=1))
-        disagreement = torch.maximum(disagreement, ((w * v).sum(1) - alpha).abs())
-        w = w - alpha[:, None] * v
-        seen = basis[:, :k]
-        beta, v = _split(w - ((seen @ w[..., None]).mT @ seen)[:, 0], scale)
-        alphas.append(alpha)
-        betas.append(beta)
-        if k % _LOOK_EVERY and k < limit:
-            continue
-        if not (torch.stack(alphas + betas).isfinite().all() and scale.isfinite().all()):
-            raise ValueError("the function's derivative is not finite")
-        if (disagreement > _DISAGREEMENT * scale).any():
-            raise ValueError("the function's derivatives disagree: is it the same at each call (no dropout)?")
-        indices = running.nonzero().squeeze(1)
-        a, b = (torch.stack(list).double().cpu().mT[indices] for list in (alphas, betas))
-        left, theta, right = torch.linalg.svd(torch.diag_embed(a) + torch.diag_embed(b[:, :-1], 1))
-        value = theta[:, 0]
-        # With v = V q and u = U p: J v = theta u and J^T u = theta v + beta_k p_k v_{k+1}.
-        residual = b[:, -1] * left[:, -1, 0].abs() / torch.where(value > 0, value, 1.0)
-        done = (residual <= 2 * rtol) | (k == limit)
-        for i, coefficients in zip(indices[done].tolist(), right[done, 0].to(v), strict=True):
-            vectors[i] = coefficients @ basis[i, :k]
-        values[indices[done]], residuals[indices[done]] = value[done], residual[done]
-        running[indices[done]] = False
-        if not running.any():
-            break
-    return values.to(v.device), residuals.to(v.device), k, vectors
 
 
 def jacobian_norm(
@@ -228,12 +167,13 @@ def jacobian_norm(
     `function` takes (b, ...) to (b, ...) for any b, each row of the result depending on the same row of the argument
     alone: a network in eval mode. For a piecewise linear network J_i is the linear map that holds around x_i.
 
-    Golub-Kahan-Lanczos bidiagonalisation, as in `operator_norm`, for all samples in one batch, whose Jacobian is block
-    diagonal; J itself is never formed. J^T u goes back through one graph that is kept; J v is forward-mode
+    Golub-Kahan-Lanczos bidiagonalisation (`lanczos.top_singular_values`) for all samples in one batch, whose Jacobian
+    is block diagonal; J itself is never formed. J^T u goes back through one graph that is kept; J v is forward-mode
     differentiation, or where an operator has none, the derivative of J^T u in u (two backward passes make a forward
-    one). A sample is finished at a relative residual of 2 rtol, and its answer is then left as it is, so that it does
-    not depend on the samples beside it. One that is not finished after `max_iterations` steps is returned as it
-    stands: see its residual. Where m or d is at most `dense_limit`, J is written out instead and the values are exact.
+    one). A sample is finished by the rule of `top_singular_values`, with the share of a random start, and its answer is
+    then left as it is, so that it does not depend on the samples beside it. One that is not finished after
+    `max_iterations` steps is returned as it stands: see its residual. Where m or d is at most `dense_limit`, J is
+    written out instead and the values are exact.
 
     The start is random with a fixed seed, the same for every sample; torch's global generator is not used. `start`
     (the last call's `vectors`) takes fewer steps; a random direction of 0.3 of its length stands beside it. The
@@ -274,8 +214,11 @@ def jacobian_norm(
                 values, vectors = _written_out(jacobian)
                 residuals, steps = torch.zeros_like(values), 0
             else:
-                values, residuals, steps, vectors = _lanczos(jacobian, v, rtol, max_iterations)
-            parts.append((values, residuals, vectors.to(inputs.dtype)))
+                values, residuals, steps, right = top_singular_values(
+                    jacobian.forward, jacobian.transpose, v, jacobian.rows, rtol, max_iterations, RANDOM_SHARE, _NAME
+                )
+                vectors = right[:, 0]
+            parts.append((values.to(v.device), residuals.to(v.device), vectors.to(inputs.dtype)))
             iterations = max(iterations, steps)
     values, residuals, vectors = (torch.cat(part) for part in zip(*parts, strict=True))
     return JacobianNorms(values, residuals, iterations, vectors.view(inputs.shape))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_depth.measures.precision import full_float32
+from lightning_depth.measures.rows import lengths
 
 
 class NotLinear(ValueError):
@@ -76,7 +77,7 @@ def linear_operator(
             raise ValueError(f"the {offset.numel()} x {n} matrix takes {size} bytes, more than max_bytes = {max_bytes}")
         probe = torch.randn(1, n, generator=torch.Generator().manual_seed(1)).to(example)
         once, twice = apply(probe)[0] - offset, apply(2 * probe)[0] - offset
-        if torch.linalg.vector_norm(twice - 2 * once) > 1e-2 * torch.linalg.vector_norm(twice):
+        if lengths(twice - 2 * once) > 1e-2 * lengths(twice):
             raise NotLinear(f"not linear: {type(network).__name__} does not double its output with its input")
         matrix = offset.new_empty(offset.numel(), n)
         for first in range(0, n, chunk):
@@ -88,12 +89,12 @@ def linear_operator(
         scales = torch.tensor(_SCALES)[:, None]
         points = (scales * torch.randn(len(_SCALES), n, generator=torch.Generator().manual_seed(0))).to(example)
         found = apply(points)
-        errors = torch.linalg.vector_norm(found - offset - points @ matrix.mT, dim=1)
+        errors = lengths(found - offset - points @ matrix.mT)
     # A difference f(e_i) - f(0) carries the round-off of the offset, and n of them are summed.
-    length = torch.linalg.vector_norm(offset)
-    expected = scales[:, 0].to(example) * (torch.linalg.vector_norm(matrix) + math.sqrt(n) * length) + length
+    length = lengths(offset)
+    expected = scales[:, 0].to(example) * (lengths(matrix.flatten()) + math.sqrt(n) * length) + length
     if (errors > _ROUND_OFF * torch.finfo(matrix.dtype).eps * expected).any():
-        worst = float((errors / torch.linalg.vector_norm(found, dim=1)).nan_to_num(math.inf).max())
+        worst = float((errors / lengths(found)).nan_to_num(math.inf).max())
         raise NotLinear(
             f"not linear: {type(network).__name__} is off its own matrix by {worst:.2g} of its output at random points "
             "(BatchNorm and Dropout belong in eval mode)"

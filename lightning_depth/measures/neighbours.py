@@ -8,23 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_depth.measures.collapse import TIE, expected_errors, normalised
+from lightning_depth.measures.collapse import TIE, expected_errors
+from lightning_depth.measures.rows import finite_rows, normalised
 from lightning_depth.measures.two_splits import AbstractTwoSplits
 
 # Numbers of training samples that are held in float64 at once (16 MB).
 _BLOCK = 2**21
-
-
-def finite_rows(h: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
-    """Representations flattened to rows, in float64. Raises ValueError for NaN or infinity.
-
-    >>> finite_rows(torch.ones(1, 2, 2))
-    tensor([[1., 1., 1., 1.]], dtype=torch.float64)
-    """
-    rows = h.flatten(1).double()
-    if not rows.isfinite().all():
-        raise ValueError("representations are not finite")
-    return rows
 
 
 def _lengths(x: Tensor, origin: Tensor) -> Tensor:

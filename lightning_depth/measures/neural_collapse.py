@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from lightning_depth.measures.neighbours import finite_rows, nearest_mean_predictions
+from lightning_depth.measures.neighbours import nearest_mean_predictions
+from lightning_depth.measures.rows import finite_rows
 from lightning_depth.measures.two_splits import AbstractTwoSplits
 
 # Round-off of a class mean, as a fraction of its length: sums of 1e5 float64 numbers are as good as this.

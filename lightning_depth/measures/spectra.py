@@ -213,8 +213,11 @@ def schatten_norm(singular_values: Float[Tensor, "*batch k"], p: int | float) ->
     sigma = _checked(singular_values)
     if sigma.shape[-1] == 0:
         return sigma.sum(-1)
+    # In units of the largest, so that no p-th power leaves the range of float64; for the gradient it is a constant.
+    unit = sigma.detach().amax(-1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)
     # (sum_i sigma_i^p)^(1/p)
-    norm: Tensor = torch.linalg.vector_norm(sigma, p, dim=-1)
+    norm: Tensor = unit[..., 0] * torch.linalg.vector_norm(sigma / unit, p, dim=-1)
     return norm
 
 

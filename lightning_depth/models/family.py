@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import SubsamplesFirst
+from lightning_depth.layers.convolutions import guarded, subsamples
 from lightning_depth.layers.expansion import Expansion, expand
 from lightning_depth.models import steps_at_once as several
 from lightning_depth.models.base import AbstractModel
@@ -28,7 +28,7 @@ def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-class AbstractFamily(SubsamplesFirst, AbstractModel):
+class AbstractFamily(AbstractModel):
     """A family of networks that are trained by gradients (or by another optimizer), by one recipe.
 
     A family subclasses it, passes `**recipe` on, calls `save_hyperparameters()` and implements `build`. The network is
@@ -135,9 +135,10 @@ class AbstractFamily(SubsamplesFirst, AbstractModel):
         net = self.draw(self.effective_seed, self.shapes)
         return {f"net.{name}": parameter.detach() for name, parameter in net.named_parameters()}
 
+    @subsamples
     def forward(self, x: Tensor) -> Tensor:
         assert self.net is not None, "configure_model() makes the network"
-        with self.subsampling(x):
+        with guarded(self.device):
             outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
 
@@ -203,7 +204,8 @@ class AbstractFamily(SubsamplesFirst, AbstractModel):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if loss.requires_grad:  # an optimizer that evaluates candidates wants no gradient
-            super().backward(loss, *args, **kwargs)
+            with guarded(self.device):  # a network that checkpoints its activations runs again
+                super().backward(loss, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         try:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import Conv2d
+from lightning_depth.layers.convolutions import PointwiseConv2d
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.shapes import Shapes
 
@@ -39,13 +39,14 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
         padding = kernel_size // 2
-        self.conv1 = Conv2d(channels_in, channels, kernel_size, stride, padding, bias=False)
+        first = PointwiseConv2d if kernel_size == 1 else nn.Conv2d
+        self.conv1 = first(channels_in, channels, kernel_size, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size, 1, padding, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
-            conv = Conv2d(channels_in, channels, kernel_size=1, stride=stride, bias=False)
+            conv = PointwiseConv2d(channels_in, channels, kernel_size=1, stride=stride, bias=False)
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The calls of modules in a forward pass, by name, and the stages of a network."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -14,18 +15,29 @@ class Call(NamedTuple):
     """One call of a module in a forward pass.
 
     Attributes:
-        name: the module's name in the network; the second call of one module is named `<name>#2`, and so on.
+        module_name: the module's name in the network, or `input` for the batch itself.
         module: the module.
         input_shape: of its first argument, without the leading axis; None where that is no tensor.
         output_shape: likewise.
         per_sample: whether the leading axes of input and output are the batch's: a window or a token may be a row.
+        number: 1 for the first call of the module in the pass.
     """
 
-    name: str
+    module_name: str
     module: nn.Module
-    input_shape: tuple[int, ...] | None
-    output_shape: tuple[int, ...] | None
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
     per_sample: bool = True
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """The module's name; that of its second call ends in `#2`, and so on.
+
+        >>> Call("conv", nn.Identity()).name, Call("conv", nn.Identity(), number=2).name
+        ('conv', 'conv#2')
+        """
+        return self.module_name if self.number == 1 else f"{self.module_name}#{self.number}"
 
 
 def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
@@ -34,18 +46,15 @@ def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
     The batch itself comes first, named `input`.
     """
     calls = [Call(INPUT, nn.Identity(), tuple(inputs.shape[1:]), tuple(inputs.shape[1:]))]
-    called: dict[str, int] = {}
+    called: Counter[str] = Counter()
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            called[name] = called.get(name, 0) + 1
+            called[name] += 1
             given = first_tensor(args)
             rows = {len(x) if x is not None and x.dim() else None for x in (given, _tensor(output))}
-            calls.append(
-                Call(
-                    numbered(name, called[name]), module, _shape(given), _shape(_tensor(output)), rows == {len(inputs)}
-                )
-            )
+            shapes = _shape(given), _shape(_tensor(output))
+            calls.append(Call(name, module, *shapes, per_sample=rows == {len(inputs)}, number=called[name]))
 
         return hook
 
@@ -65,56 +74,46 @@ def stages(calls: Sequence[Call]) -> list[str]:
     From the top down, a module that holds all the layers with weights is opened; the first with several children that
     hold such layers is the trunk, and those children are the stages.
     """
-    names = [call.name.split("#")[0] for call in calls]
-    layers = [c.name.split("#")[0] for c in calls if c.module._parameters and next(c.module.parameters()).dim() >= 2]
+    layers = [c.module_name for c in calls if c.module._parameters and next(c.module.parameters()).dim() >= 2]
     prefix = ""
     while True:
         children = list(dict.fromkeys(prefix + n[len(prefix) :].split(".")[0] for n in layers if n.startswith(prefix)))
         if len(children) != 1 or not any(n.startswith(children[0] + ".") for n in layers):
-            return [c for c in dict.fromkeys(names) if c in children]
+            return [name for name in dict.fromkeys(call.module_name for call in calls) if name in children]
         prefix = children[0] + "."
 
 
 def outputs_of(
     network: nn.Module,
-    names: Iterable[str],
+    calls: Collection[Call],
     inputs: Tensor,
     keep: Callable[[str, Tensor], Tensor] = lambda name, output: output.clone(),
 ) -> dict[str, Tensor]:
-    """What the named calls return in one forward pass of `inputs`; the call `input` returns the inputs.
+    """What calls, by name, return in one forward pass of `inputs`; the call `input` returns the inputs.
 
     `keep(name, output)` is what is kept of each. It copies, since the network may go on to change an output in place.
     """
-    wanted = list(names)
-    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if INPUT in wanted else {}
+    wanted: dict[str, dict[int, str]] = {}
+    for call in calls:
+        wanted.setdefault(call.module_name, {})[call.number] = call.name
+    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if wanted.pop(INPUT, None) else {}
 
-    def hook_for(name: str) -> Callable[..., None]:
-        calls = count(1)
+    def hook_for(names: Mapping[int, str]) -> Callable[..., None]:
+        numbers = count(1)
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            label = numbered(name, next(calls))
-            if label in wanted:
-                seen[label] = keep(label, output)
+            if (name := names.get(next(numbers))) is not None:
+                seen[name] = keep(name, output)
 
         return hook
 
-    modules = {name.split("#")[0] for name in wanted} - {INPUT}
-    handles = [network.get_submodule(name).register_forward_hook(hook_for(name)) for name in modules]
+    handles = [network.get_submodule(m).register_forward_hook(hook_for(names)) for m, names in wanted.items()]
     try:
         network(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: seen[name] for name in wanted}
-
-
-def numbered(name: str, call: int) -> str:
-    """What the first, second, ... call of the module `name` is called.
-
-    >>> numbered("conv", 1), numbered("conv", 2)
-    ('conv', 'conv#2')
-    """
-    return name if call == 1 else f"{name}#{call}"
+    return {call.name: seen[call.name] for call in calls}
 
 
 def first_tensor(args: tuple[Any, ...]) -> Tensor | None:

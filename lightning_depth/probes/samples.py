@@ -1,7 +1,7 @@
 """The fixed samples that probes look at: the same ones at every look, however many processes there are."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -10,26 +10,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
-Split = Literal["train", "held_out"]
 
+class Samples:
+    """Fixed random choices of the samples of a trainer's splits, drawn once and kept."""
 
-def sample_batches(trainer: Trainer, split: Split, samples: int, everywhere: bool = False) -> Any:
-    """Batches of (inputs, targets) of a fixed random choice of `samples` samples, on the module's device.
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._kept: dict[tuple[Split, int, bool], Any] = {}
 
-    From a data module's `probe_dataloader(samples, split, everywhere)` where it has one; otherwise from the data set of
-    the split's loader, with whatever its transforms do, drawn once and kept. `everywhere`: each process gets all of
-    them, instead of its share (every world-th).
+    def batches(self, split: Split, samples: int, everywhere: bool = False) -> Any:
+        """Batches of (inputs, targets) of a fixed random choice of `samples` samples, on the module's device.
 
-    Raises:
-        UserError: there is no such loader, or it is no torch `DataLoader` over a sized data set.
-    """
-    datamodule = getattr(trainer, "datamodule", None)
-    if hasattr(datamodule, "probe_dataloader"):
-        return datamodule.probe_dataloader(samples, split, everywhere)  # type: ignore[union-attr]
-    kept = trainer.__dict__.setdefault("_probe_batches", {})
-    if (split, samples, everywhere) not in kept:
-        loader = _loader(trainer, split)
+        From a data module's `probe_dataloader(samples, split, everywhere)` where it has one; otherwise from the data
+        set of the split's loader, with whatever its transforms do. `everywhere`: each process gets all of them, instead
+        of its share (every world-th).
+
+        Raises:
+            UserError: there is no such loader, or it is no torch `DataLoader` over a sized data set.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if hasattr(datamodule, "probe_dataloader"):
+            return datamodule.probe_dataloader(samples, split, everywhere)  # type: ignore[union-attr]
+        if (split, samples, everywhere) not in self._kept:
+            self._kept[split, samples, everywhere] = self._drawn(split, samples, everywhere)
+        return self._kept[split, samples, everywhere]
+
+    def _drawn(self, split: Split, samples: int, everywhere: bool) -> list[tuple[Tensor, Tensor]]:
+        trainer, loader = self.trainer, loader_of(self.trainer, split)
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
             raise _no_samples(split)
         chosen = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(0))[:samples]
@@ -38,15 +47,25 @@ def sample_batches(trainer: Trainer, split: Split, samples: int, everywhere: boo
         subset = Subset(loader.dataset, chosen.tolist())
         batches = DataLoader(subset, batch_size=loader.batch_size or 128, collate_fn=loader.collate_fn)
         with torch.inference_mode(False):  # a probe that validation calls may want gradients
-            kept[split, samples, everywhere] = [unpack(trainer.strategy.batch_to_device(batch)) for batch in batches]
-    return kept[split, samples, everywhere]
+            return [unpack(trainer.strategy.batch_to_device(batch)) for batch in batches]
+
+    def whole(self, split: Split, samples: int) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of `batches`, all of them in every process, as the network takes them."""
+        batches = [self.trainer.precision_plugin.convert_input(b) for b in self.batches(split, samples, True)]
+        inputs, targets = zip(*batches, strict=True)
+        return torch.cat(inputs), torch.cat(targets)
 
 
 def _no_samples(split: Split) -> UserError:
     return UserError(f"A probe needs {split} samples: give the data module a `probe_dataloader(samples, split)`.")
 
 
-def _loader(trainer: Trainer, split: Split) -> Any:
+def loader_of(trainer: Trainer, split: Split) -> Any:
+    """The first loader of a split.
+
+    Raises:
+        UserError: there are no training data.
+    """
     if split == "train":
         if trainer.train_dataloader is None:
             try:
@@ -54,15 +73,8 @@ def _loader(trainer: Trainer, split: Split) -> Any:
             except MisconfigurationException as error:  # `validate` was given no training data
                 raise _no_samples(split) from error
         return trainer.train_dataloader
-    loaders = trainer.val_dataloaders
+    loaders = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders
     return loaders[0] if isinstance(loaders, list | tuple) else loaders
-
-
-def whole_samples(trainer: Trainer, split: Split, samples: int) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of `sample_batches`, all of them in every process, as the network takes them."""
-    batches = [trainer.precision_plugin.convert_input(b) for b in sample_batches(trainer, split, samples, True)]
-    inputs, targets = zip(*batches, strict=True)
-    return torch.cat(inputs), torch.cat(targets)
 
 
 def count_classes(trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]]) -> int:

@@ -1,15 +1,14 @@
 """The directory that one run owns: how it is named, claimed, found again and written."""
 
-import json
-import os
+import inspect
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_depth.errors import UserError
+from lightning_depth.results import CONFIG, read_config
 
 # What a resumed run may change: how long it goes on, and what only shows or places it.
 FREE_ON_RESUME = (
@@ -62,12 +61,8 @@ def checked_name(name: str) -> str:
 
 def runs_named(root: Path, name: str) -> list[Path]:
     """The runs called `name` that have a config, newest first."""
-    found = [
-        c
-        for c in [root / name, *root.glob(f"{name}-*")]
-        if _is_numbered(c.name, name) and (c / "config.yaml").is_file()
-    ]
-    return sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True)
+    found = [c for c in [root / name, *root.glob(f"{name}-*")] if _is_numbered(c.name, name) and (c / CONFIG).is_file()]
+    return sorted(found, key=lambda path: (path / CONFIG).stat().st_mtime, reverse=True)
 
 
 def _is_numbered(candidate: str, name: str) -> bool:
@@ -97,7 +92,7 @@ def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, P
     runs = runs_named(root, name)
     if not runs:
         raise UserError(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
-    same = [run for run in runs if not differences(load_config(run), config)]
+    same = [run for run in runs if not differences(read_config(run), config)]
     if not same:
         raise UserError(_differs(runs[0], config))
     checkpoint = newest_checkpoint(same[0])
@@ -109,38 +104,65 @@ def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, P
 
 def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Raise a UserError that names the keys in which `config` differs from that of the run in `directory`."""
-    if differences(load_config(directory), config):
+    if differences(read_config(directory), config):
         raise UserError(_differs(directory, config))
 
 
 def _differs(directory: Path, config: Mapping[str, Any]) -> str:
-    changed = differences(load_config(directory), config)
+    changed = differences(read_config(directory), config)
     shown = ", ".join(f"{key} (was {old!r}, now {new!r})" for key, old, new in changed[:3])
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return (
         f"Cannot resume {directory}: its config differs in {shown}{more}.\n"
-        f"Give the same settings (--config {directory / 'config.yaml'}), or leave out --ckpt_path to start a new run."
+        f"Give the same settings (--config {directory / CONFIG}), or leave out --ckpt_path to start a new run."
     )
 
 
-def load_config(directory: Path) -> dict[str, Any]:
-    """The config that a run was started with."""
-    try:
-        loaded = yaml.safe_load((directory / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"Cannot read {directory / 'config.yaml'}: {error}") from error
-    return loaded if isinstance(loaded, dict) else {}
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) wherever two configs differ in something a resumed run may not change."""
+    """(key, old, new) wherever two configs differ in something a resumed run may not change.
+
+    An argument that `old` lacks is one that came later: at its default it does what was done before there was one.
+    """
     flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         (key, flat_old.get(key), flat_new.get(key))
         for key in keys
-        if flat_old.get(key) != flat_new.get(key) and not key.startswith(FREE_ON_RESUME)
+        if flat_old.get(key) != flat_new.get(key)
+        and not key.startswith(FREE_ON_RESUME)
+        and not _came_later(key, old, new)
     ]
+
+
+def _came_later(key: str, old: Any, new: Any) -> bool:
+    """Whether `key` belongs to an argument that `old` lacks and that is at its default in `new`."""
+    owner: Any = "lightning.pytorch.Trainer"
+    for part in key.split("."):
+        if isinstance(old, list) and isinstance(new, list):
+            if int(part) >= min(len(old), len(new)):
+                return False
+            old, new = old[int(part)], new[int(part)]
+        elif not (isinstance(old, Mapping) and isinstance(new, Mapping)) or part not in new:
+            return False
+        elif part not in old:
+            return _is_default(owner, part, new[part])
+        else:
+            old, new = old[part], new[part]
+        if isinstance(new, Mapping) and "class_path" in new:
+            owner = new["class_path"]
+    return False
+
+
+def _is_default(class_path: str, argument: str, value: Any) -> bool:
+    """Whether the class has that value as the argument's default; one that is made by a function counts as such."""
+    module, _, name = class_path.rpartition(".")
+    for kind in inspect.getmro(getattr(import_module(module), name)):
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
+        if argument in parameters:
+            default = parameters[argument].default
+            plain = list(default) if isinstance(default, tuple) else default
+            return callable(default) or plain == value
+    return False
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -152,30 +174,3 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}.{index}")
     else:
         yield prefix, tree
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json`."""
-    write_atomically(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-
-
-def read_summary(directory: Path) -> dict[str, Any] | None:
-    """The summary of a run that has ended, else None."""
-    path = directory / "summary.json"
-    if not path.is_file():
-        return None
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded

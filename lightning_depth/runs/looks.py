@@ -1,47 +1,24 @@
-"""What probes read, written into a directory: rows of `readings.csv`, and arrays under `pictures/`."""
+"""What probes read, written into a directory: rows of `readings.csv`, how to show them, and arrays."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
-from numpy.typing import NDArray
 
-from lightning_depth.figures.pictures import draw_pictures, read_pictures
+from lightning_depth import results
+from lightning_depth.figures.pictures import draw_pictures
 from lightning_depth.probes import AbstractProbe
-from lightning_depth.runs.tables import Table
-
-COLUMNS = ["epoch", "probe", "layer", "key", "value"]
 
 
-def probes_of(trainer: Trainer) -> list[AbstractProbe]:
-    """The probes among the trainer's callbacks."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, AbstractProbe)]  # type: ignore[attr-defined]
-
-
-def write_looks(directory: Path, table: Table, probes: Iterable[AbstractProbe], epoch: int) -> None:
-    """Append what `probes` read at `epoch` to the table, and write their arrays."""
+def write_looks(directory: Path, table: results.Table, probes: Iterable[AbstractProbe], epoch: int) -> None:
+    """Append what `probes` read at `epoch` to the table, and write how to show it and their arrays."""
     looked = [probe for probe in probes if probe.readings and probe.readings[0].epoch == epoch]
+    results.write_declarations(directory, {probe.name: probe.declaration for probe in looked})
     table.append([reading._asdict() for probe in looked for reading in probe.readings])
     for probe in looked:
         if probe.pictures:
-            _write_arrays(directory / "pictures" / probe.name / f"epoch-{epoch:05d}.npz", probe)
-
-
-def _write_arrays(path: Path, probe: AbstractProbe) -> None:
-    """`<layer>/<key>` -> array in float32, and `names:<layer>/<key>` where its first axis has names."""
-    members: dict[str, NDArray[np.generic]] = {}
-    for picture in probe.pictures:
-        name = f"{picture.layer}/{picture.key}"
-        members[name] = picture.values.detach().cpu().float().numpy()
-        if picture.names:
-            members[f"names:{name}"] = np.array(picture.names, dtype=str)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(unfinished, **members)  # type: ignore[arg-type]
-    os.replace(unfinished, path)
+            arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
+            results.write_arrays(directory, probe.name, epoch, arrays)
 
 
 def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[AbstractProbe], epoch: int) -> None:
@@ -50,9 +27,9 @@ def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[Ab
     drawn = [p for p in probes if p.pictures and p.readings and p.readings[0].epoch == epoch]
     if not wandb or not drawn:
         return
-    everything = read_pictures(directory, until=epoch)
+    everything, declared = results.read_arrays(directory, until=epoch), results.read_declarations(directory)
     for probe in drawn:
         mine = [arrays for arrays in everything if arrays.probe == probe.name]
-        path = draw_pictures(mine, directory / "pictures" / probe.name / f"epoch-{epoch:05d}.png")
+        path = draw_pictures(mine, declared, directory / results.PICTURES / probe.name / f"epoch-{epoch:05d}.png")
         for logger in wandb:
             logger.log_image(f"pictures/{probe.name}", [str(path)])

@@ -11,14 +11,13 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_depth.errors import UserError
+from lightning_depth.results import CONFIG, METRICS, read_config, read_summary
 from lightning_depth.runs.directory import (
     check_checkpoint,
     check_same_config,
     claim,
     differences,
-    load_config,
     newest_checkpoint,
-    read_summary,
     runs_named,
     to_resume,
 )
@@ -58,7 +57,7 @@ def _decide(root: Path, name: str, wanted: str | None, config: Mapping[str, Any]
     start = None if wanted is None else Path(wanted)
     if start is not None:
         directory = start.resolve().parent.parent
-        if (directory / "config.yaml").is_file():
+        if (directory / CONFIG).is_file():
             check_same_config(directory, config)
             newest = newest_checkpoint(directory) if _requeued() else None
             return directory, newest or start
@@ -74,7 +73,7 @@ def _of_job(root: Path, name: str, start: Path | None, config: Mapping[str, Any]
     # finds at most that of a job that had the same number, or of an earlier command of the same job.
     if _requeued():
         runs = runs_named(root, name)
-        own = [run for run in runs if not differences(load_config(run), config)]
+        own = [run for run in runs if not differences(read_config(run), config)]
         if own and read_summary(own[0]) is not None:
             rank_zero_info(f"{own[0]} has ended already: nothing is left to do.")
             raise SystemExit(0)
@@ -123,13 +122,13 @@ def has_ended(run: Run) -> bool:
     wanted = run.config["trainer"]["max_epochs"]
     if summary is None or wanted is None:
         return False
-    before = load_config(run.directory).get("trainer", {}).get("max_epochs")
+    before = read_config(run.directory).get("trainer", {}).get("max_epochs")
     stopped = wanted == before and summary["status"] != "finished"
     return stopped or 0 <= int(wanted) <= int(summary["epochs"])
 
 
 def discard(run: Run) -> None:
     """Remove the directory of a new run, unless something was measured in it."""
-    measured = (run.directory / "metrics.csv").is_file() or any((run.directory / "checkpoints").glob("*"))
+    measured = (run.directory / METRICS).is_file() or any((run.directory / "checkpoints").glob("*"))
     if run.checkpoint is None and not measured:
         shutil.rmtree(run.directory, ignore_errors=True)

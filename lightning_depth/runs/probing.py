@@ -12,10 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_depth.errors import UserError
 from lightning_depth.figures.report import report
 from lightning_depth.probes import AbstractProbe
-from lightning_depth.runs.directory import claim, write_summary
-from lightning_depth.runs.looks import COLUMNS, probes_of, write_looks
+from lightning_depth.probes.probe import probes_of
+from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
+from lightning_depth.runs.directory import claim
+from lightning_depth.runs.looks import write_looks
 from lightning_depth.runs.record import describe_data, describe_model, device_name, git_commit, versions
-from lightning_depth.runs.tables import Table
 
 
 class ProbeRecord(Callback):
@@ -56,7 +57,7 @@ class ProbeRecord(Callback):
                     probe.load_state_dict(state)
         if trainer.is_global_zero:
             try:
-                self.directory = claim(self.root, self.run_name, "pictures")
+                self.directory = claim(self.root, self.run_name, PICTURES)
             except UserError as user_error:
                 said = str(user_error).replace("run directory", "directory").replace("--run.root", "--out")
                 raise UserError(said) from user_error
@@ -65,7 +66,8 @@ class ProbeRecord(Callback):
         if self.directory is None:
             return
         probes = probes_of(trainer)
-        write_looks(self.directory, Table(self.directory / "readings.csv", COLUMNS), probes, trainer.current_epoch)
+        table = Table(self.directory / READINGS, Reading._fields)
+        write_looks(self.directory, table, probes, trainer.current_epoch)
         summary = {
             "run": self.directory.name,
             "status": "probed",
@@ -83,11 +85,11 @@ class ProbeRecord(Callback):
         page = report(self.directory, summary)
         write_summary(self.directory, summary)
         print("\n".join(readings_table(probe) for probe in probes))
-        print(f"{self.directory / 'readings.csv'}\n{page}", flush=True)
+        print(f"{self.directory / READINGS}\n{page}", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.directory is not None and not (self.directory / "readings.csv").is_file():
-            (self.directory / "pictures").rmdir()
+        if self.directory is not None and not (self.directory / READINGS).is_file():
+            (self.directory / PICTURES).rmdir()
             self.directory.rmdir()
             self.directory = None
 
@@ -117,8 +119,9 @@ def readings_table(probe: AbstractProbe) -> str:
     """What a probe read, a row a layer and a column a key, for a terminal."""
     cells: dict[str, dict[str, float]] = {}
     for reading in probe.readings:
-        if reading.layer or reading.key != "seconds":
-            cells.setdefault(reading.layer, {})[reading.key] = reading.value
+        if reading.key != "seconds":
+            place = probe.logged_as(reading).removeprefix(f"{probe.name}/").rpartition("/")[0]
+            cells.setdefault(place, {})[reading.key] = reading.value
     keys = list(dict.fromkeys(key for row in cells.values() for key in row))
     wide = max([len(layer) for layer in cells] + [12])
     widths = {key: max(len(key), 10) for key in keys}

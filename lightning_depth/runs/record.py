@@ -20,11 +20,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_depth
 from lightning_depth.errors import UserError
+from lightning_depth.figures.directions import Direction, directions
 from lightning_depth.figures.report import report
 from lightning_depth.probes import AbstractProbe
-from lightning_depth.runs.directory import write_summary
-from lightning_depth.runs.looks import COLUMNS, log_pictures, probes_of, write_looks
-from lightning_depth.runs.tables import Table
+from lightning_depth.probes.probe import probes_of
+from lightning_depth.results import METRICS, READINGS, REPORT, Reading, Table, read_readings, write_summary
+from lightning_depth.runs.looks import log_pictures, write_looks
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lightning_depth")
 
@@ -54,8 +55,8 @@ class RunRecord(Checkpoint):
         self.directory = directory
         self.config = config
         self.provenance = provenance
-        self.metrics = Table(directory / "metrics.csv", ["epoch"])
-        self.readings = Table(directory / "readings.csv", COLUMNS)
+        self.metrics = Table(directory / METRICS, ["epoch"])
+        self.readings = Table(directory / READINGS, Reading._fields)
         self._epoch_start = 0.0
         self._seconds: list[float] = []
         self._before: set[str] = set()
@@ -133,9 +134,9 @@ class RunRecord(Checkpoint):
         page = report(self.directory, summary)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                rows = self.readings.rows()
+                rows = [list(reading) for reading in read_readings(self.directory)]
                 if rows:
-                    logger.log_table("readings", columns=list(rows[0]), data=[_numbers(row) for row in rows])
+                    logger.log_table("readings", columns=list(Reading._fields), data=rows)
                 logger.log_image("report", [str(page)])
         write_summary(self.directory, summary)
         print(closing_table(summary, self.directory), flush=True)
@@ -152,13 +153,15 @@ class RunRecord(Checkpoint):
     def summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What `summary.json` says."""
         rows = [{k: float(v) for k, v in row.items() if v} for row in self.metrics.rows()]
+        direction_of = directions(_metrics_of(rows[-1]) if rows else ())
         return {
             "run": self.directory.name,
             "status": self._status(trainer),
             "epochs": len(rows),
             "final": _metrics_of(rows[-1]) if rows else {},
-            "best": _best(rows),
-            "at_best_train": _at_best_train(rows),
+            "directions": direction_of,
+            "best": _best(rows, direction_of),
+            "at_best_train": _at_best_train(rows, direction_of),
             "model": describe_model(pl_module),
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "data": describe_data(trainer),
@@ -190,7 +193,7 @@ def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
         best = summary["best"].get(key)
         tail = f"{best['value']:>12.4f}{best['epoch']:>8d}" if best else ""
         lines.append(f"  {key:14}{value:>12.4f}{tail}")
-    lines.append(f"  {directory / 'report.png'}")
+    lines.append(f"  {directory / REPORT}")
     return "\n".join(lines)
 
 
@@ -253,31 +256,29 @@ def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key not in ("epoch", "seconds") and not key.startswith("lr")}
 
 
-def _best(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The best value of each metric and its first epoch: highest for accuracies, lowest for losses and errors."""
+def _best(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
+    """The best value of each metric that has a better direction, and its first epoch."""
     best: dict[str, dict[str, float]] = {}
-    for key in _metrics_of(rows[-1]) if rows else ():
-        if not any(word in key for word in ("acc", "loss", "error")):
-            continue
-        choose = max if "acc" in key else min
+    for key, direction in direction_of.items():
+        choose = max if direction == "max" else min
         value = choose(row[key] for row in rows if key in row)
         epoch = next(int(row["epoch"]) for row in rows if row.get(key) == value)
         best[key] = {"value": value, "epoch": epoch}
     return best
 
 
-def _at_best_train(rows: list[dict[str, float]]) -> dict[str, float | int]:
+def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, float | int]:
     """All metrics of the first epoch of highest training accuracy, or lowest training loss where there is none.
 
     nichani2020 reports the Fully-Conv Net's test accuracy there.
     """
     if not rows:
         return {}
-    worth = {"train/acc": 1, "train/loss": -1}
-    key = next((key for key in worth if key in rows[-1]), None)
+    key = next((key for key in ("train/acc", "train/loss") if key in rows[-1]), None)
     if key is None:
         return {}
-    row = max((row for row in rows if key in row), key=lambda row: worth[key] * row[key])  # the first of equals
+    choose = max if direction_of[key] == "max" else min
+    row = choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
     return {"epoch": int(row["epoch"]), **_metrics_of(row)}
 
 
@@ -287,10 +288,6 @@ def device_name(trainer: Trainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _numbers(row: Mapping[str, str]) -> list[Any]:
-    return [int(row["epoch"]), row["probe"], row["layer"], row["key"], float(row["value"])]
 
 
 def _clock(seconds: float) -> str:

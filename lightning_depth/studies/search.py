@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_depth.errors import UserError
+from lightning_depth.figures.directions import better
 from lightning_depth.figures.tuning import DIVERGED, Trial, trials_of
-from lightning_depth.runs.directory import write_atomically
-from lightning_depth.runs.tables import Table
+from lightning_depth.results import Table
 from lightning_depth.seeds import derive
 
 COLUMNS = ("trial", "fold", "key", "value", "metric", "direction", "result", "seconds", "status", "data")
@@ -34,7 +34,7 @@ class Search:
         trials: values to try.
         folds: parts of the training split; each trial is as many fits.
         metric: by which values are compared, a metric of a run's last epoch. None: val/acc, or val/loss without it.
-        direction: whether it should be high or low. None: high for accuracies, low for the rest.
+        direction: whether it should be high or low. None: high for accuracies, low for losses and errors.
         seed: of what is tried.
     """
 
@@ -62,7 +62,10 @@ class Search:
 
     def direction_of(self, metric: str) -> Literal["max", "min"]:
         """Whether `metric` should be high or low."""
-        return self.direction or ("max" if "acc" in metric else "min")
+        direction = self.direction or better(metric)
+        if direction is None:
+            raise UserError(f"Whether {metric} should be high or low is not known.\nGive --tune.direction max, or min.")
+        return direction
 
 
 class Trials:
@@ -74,10 +77,7 @@ class Trials:
 
     def __init__(self, path: Path) -> None:
         self.table = Table(path, COLUMNS)
-        if path.is_file():
-            text = path.read_text()
-            if not text.endswith("\n"):
-                write_atomically(path, text[: text.rfind("\n") + 1])
+        self.table.drop_torn_line()
         self.rows: list[dict[str, Any]] = list(self.table.rows())
 
     def append(self, row: Mapping[str, Any]) -> None:

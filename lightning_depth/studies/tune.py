@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 import shutil
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from lightning_depth.config.resolve import resolve
@@ -20,7 +18,8 @@ from lightning_depth.config.words import near
 from lightning_depth.errors import UserError
 from lightning_depth.figures.tuning import best_of, draw_tuning
 from lightning_depth.probes import AbstractProbe
-from lightning_depth.runs.directory import claim, runs_named, write_atomically
+from lightning_depth.results import CONFIG, SEARCH, TRIALS, read_config, read_summary, write_yaml
+from lightning_depth.runs.directory import claim, runs_named
 from lightning_depth.studies.search import Search, Trials, scored, suggestion
 from lightning_depth.studies.subprocesses import run_in_subprocess
 from lightning_depth.training.finite_loss import Diverged
@@ -133,7 +132,7 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
             f"Another process is at work in {directory}.\nGive --tune.name for a search of its own."
         ) from error
     except UserError:
-        if new and not (directory / "trials.csv").is_file():
+        if new and not (directory / TRIALS).is_file():
             shutil.rmtree(directory)
         raise
     except KeyboardInterrupt:
@@ -144,14 +143,12 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
 def _place(study: Mapping[str, Any], root: Path, name: str) -> tuple[Path, bool]:
     """The newest search of these settings, or a new directory; and whether it is new."""
     for directory in runs_named(root, name):
-        with contextlib.suppress(OSError, yaml.YAMLError):
-            if yaml.safe_load((directory / "search.yaml").read_text()) == study["search"] and (
-                yaml.safe_load((directory / "config.yaml").read_text()) == study["config"]
-            ):
+        with contextlib.suppress(UserError):
+            if read_config(directory, SEARCH) == study["search"] and read_config(directory) == study["config"]:
                 return directory, False
     directory = claim(root, name, "trials")
-    write_atomically(directory / "search.yaml", yaml.safe_dump(study["search"], sort_keys=False))
-    write_atomically(directory / "config.yaml", yaml.safe_dump(study["config"], sort_keys=False))
+    write_yaml(directory / SEARCH, study["search"])
+    write_yaml(directory / CONFIG, study["config"])
     return directory, True
 
 
@@ -160,7 +157,7 @@ class _Loop:
 
     def __init__(self, search: Search, directory: Path, command: str) -> None:
         self.search, self.directory, self.command = search, directory, command
-        self.trials = Trials(directory / "trials.csv")
+        self.trials = Trials(directory / TRIALS)
         self.announced = False
 
     def run(self) -> None:
@@ -177,8 +174,8 @@ class _Loop:
                     break
             best = best_of(self.trials.ended(search.folds), self._direction())
             if missing and best is not None:
-                text = f"# The best of {search.key} in {self.directory / 'trials.csv'}.\n# {self.command}\n"
-                write_atomically(self.directory / "best.yaml", text + yaml.safe_dump(override(self._key, best.value)))
+                text = f"# The best of {search.key} in {self.directory / TRIALS}.\n# {self.command}\n"
+                write_yaml(self.directory / "best.yaml", override(self._key, best.value), text)
             if missing:
                 draw_tuning(self.directory)
         self._close()
@@ -188,8 +185,8 @@ class _Loop:
         return str(self.search.key)
 
     def _direction(self) -> str:
-        metric = self.search.metric or self.trials.metric or "val/acc"
-        return str(self.search.direction_of(metric))
+        # Before the first fit nothing depends on it, and the metric may be misspelt, which that fit will tell.
+        return str(self.search.direction_of(self.trials.metric or "val/acc"))
 
     def _fold(self, number: int, fold: int, value: float) -> bool:
         """Run a fold and write its row; whether it ended well."""
@@ -198,8 +195,8 @@ class _Loop:
         for left in (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*")):
             shutil.rmtree(left, ignore_errors=True)  # of a fold that was broken off
         inside = self._key.replace("data.", "data.init_args.data.", 1) if self._key.startswith("data.") else self._key
-        write_atomically(home / "value.yaml", yaml.safe_dump(override(inside, value)))
-        words = ["--config", str(self.directory / "config.yaml"), "--config", str(home / "value.yaml")]
+        write_yaml(home / "value.yaml", override(inside, value))
+        words = ["--config", str(self.directory / CONFIG), "--config", str(home / "value.yaml")]
         words += [f"--data.init_args.fold={fold}", f"--run.root={home}", f"--run.name=fold-{fold}"]
         start = time.perf_counter()
         status = run_in_subprocess(_fit, words, log=home / f"fold-{fold}.txt")
@@ -220,17 +217,10 @@ class _Loop:
 
     def _read(self, home: Path, fold: int) -> tuple[str, float | None, str]:
         """The metric, its value at the last epoch (None: the fit diverged), and where the data came from."""
-        found = next(
-            (
-                path
-                for run in (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*"))
-                for path in run.glob("summary.json")
-            ),
-            None,
-        )
-        if found is None:
+        summaries = map(read_summary, (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*")))
+        summary = next((one for one in summaries if one is not None), None)
+        if summary is None:
             return self.trials.metric or self.search.metric or "", None, ""
-        summary = json.loads(found.read_text())
         final = summary["final"]
         metric = self.search.metric or ("val/acc" if "val/acc" in final else "val/loss")
         if metric not in final:

@@ -1,11 +1,12 @@
 """Checkpoint files that are there whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lightning_depth.results import atomic_file
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -21,12 +22,5 @@ class AtomicCheckpoints(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)

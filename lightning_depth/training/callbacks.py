@@ -17,6 +17,7 @@ from lightning_depth.training.last_checkpoint import LastCheckpoint
 from lightning_depth.training.progress import RunProgress
 from lightning_depth.training.requeue import SlurmRequeue
 from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.subsampling import SubsampleForeign
 from lightning_depth.training.sync_buffers import SyncBuffers
 
 
@@ -34,14 +35,15 @@ def callbacks(
     1. `StepSeed`: draws of a training step depend on the step alone, before anything draws.
     2. `FiniteLoss`: a loss that is no number ends the run before it is recorded or saved.
     3. `SyncBuffers`: all processes validate one network.
-    4. `Goals`: judged before a validation, so that probes know their last look, and logged before the record writes.
-    5. `RunProgress`: the bar above which the record prints.
-    6. `more`: a command's own, such as the record of a look.
-    7. `SlurmRequeue`: leaves at the end of a step, before an epoch is recorded that did not end.
-    8. `RunRecord`: writes the epoch's rows before the checkpoint that counts the epoch as done. A kill in between
+    4. `SubsampleForeign`: before the first step, wherever it stands.
+    5. `Goals`: judged before a validation, so that probes know their last look, and logged before the record writes.
+    6. `RunProgress`: the bar above which the record prints.
+    7. `more`: a command's own, such as the record of a look.
+    8. `SlurmRequeue`: leaves at the end of a step, before an epoch is recorded that did not end.
+    9. `RunRecord`: writes the epoch's rows before the checkpoint that counts the epoch as done. A kill in between
        leaves a row too many, which a resumed run takes out; a row too few would never come back. It counts as a
        checkpoint, since Lightning calls those last.
-    9. The checkpoints: of the best epoch, then the last. One with `save_last` would save only when it improves.
+    10. The checkpoints: of the best epoch, then the last. One with `save_last` would save only when it improves.
 
     Args:
         model: the network.
@@ -52,7 +54,13 @@ def callbacks(
         progress: whether to show a bar.
         more: further callbacks.
     """
-    own: list[Callback] = [StepSeed(config.seed), FiniteLoss(), SyncBuffers(), Goals(**config.values["goals"])]
+    own: list[Callback] = [
+        StepSeed(config.seed),
+        FiniteLoss(),
+        SyncBuffers(),
+        SubsampleForeign(),
+        Goals(**config.values["goals"]),
+    ]
     if progress:
         own.append(RunProgress())
     own.extend(more)

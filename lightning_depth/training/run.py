@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_depth.config.parser import Parser, parser
-from lightning_depth.config.resolve import Config, dumped
+from lightning_depth.config.resolve import Config
 from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
-from lightning_depth.layers.convolutions import SubsampleFirst, SubsamplesFirst
-from lightning_depth.runs.directory import write_atomically
+from lightning_depth.probes.probe import check_names
+from lightning_depth.results import write_config
 from lightning_depth.runs.place import discard
 from lightning_depth.runs.run import Run
 from lightning_depth.seeds import Seeded
@@ -83,11 +82,8 @@ def run(
         call = {key: config.parsed["rest"].get(key) for key in ("weights_only", "verbose", "return_predictions")}
         given = {key: value for key, value in call.items() if key in config.parsed["rest"]}
         start = checkpoint if run is None else run.checkpoint
-        # A module of somebody else's, whose layers may be those that torch gets wrong on a CPU.
-        foreign = trainer.strategy.root_device.type == "cpu" and not isinstance(model, SubsamplesFirst)
-        with SubsampleFirst() if foreign else nullcontext():
-            command = getattr(trainer, config.command)
-            return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
+        command = getattr(trainer, config.command)
+        return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
     except UserError:
         if run is not None:
             discard(run)
@@ -157,6 +153,7 @@ def _trainer(
     progress = arguments["enable_progress_bar"] is not False
     own = callbacks(model, data, run, config, _provenance(config), progress, more)
     arguments["callbacks"] = [*_as_list(arguments["callbacks"]), *own]
+    check_names(arguments["callbacks"])  # before Lightning says so of their states, at length
     arguments["enable_model_summary"] = arguments["enable_model_summary"] or False
     plugins = _as_list(arguments["plugins"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -167,7 +164,7 @@ def _trainer(
         arguments["default_root_dir"] = str(run.directory)
         if int(os.environ.get("SLURM_PROCID", "0")) == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
             if run.checkpoint is None:
-                write_atomically(run.directory / "config.yaml", dumped(run.config))
+                write_config(run.directory, run.config)
             rank_zero_info(f"run directory: {run.directory}")
     try:
         trainer = Trainer(**arguments)

@@ -27,7 +27,7 @@ PROBES = [
     ("RepresentationCollapse", {"train_samples": 101, "samples": 333, "nearest_mean": True, "neighbours": 3}),
     ("NeuralCollapse", {"train_samples": 77}),
     ("Spectrum", {}),
-    ("Spectrum", {"of": "gram", "samples": 41, "layers": ["net.head", "net.stage2.0.conv1"]}),
+    ("Spectrum", {"name": "gram_spectrum", "of": "gram", "samples": 41, "layers": ["net.head", "net.stage2.0.conv1"]}),
     ("WeightDistance", {}),
     ("FeatureSimilarity", {"samples": 23}),
     ("LocalStability", {"samples": 3, "strengths": [3.0]}),
@@ -75,10 +75,10 @@ def rows(path):
 
 
 def same(found, wanted):
-    """Whether {(probe, layer, key): value} of two processes is that of one."""
+    """Whether {(probe, layer, at, key): value} of two processes is that of one."""
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        probe, _, key = name
+        probe, *_, key = name
         if key == "residual":
             continue  # where the iteration stopped depends on where it started
         tolerance = ITERATED.get((probe, key), 1e-6)
@@ -108,10 +108,11 @@ def test_metrics_and_readings_are_those_of_one_process(run, one_process):
     assert float(logged["val/loss"]) == pytest.approx(metrics["val/loss"], rel=1e-6)
     assert float(logged["val/acc"]) == metrics["val/acc"]
     last = [r for r in rows(run / "two" / "readings.csv") if r["epoch"] == "2" and r["key"] != "seconds"]
-    found = {(r["probe"], r["layer"], r["key"]): float(r["value"]) for r in last}
+    found = {(r["probe"], r["layer"], r["at"], r["key"]): float(r["value"]) for r in last}
     assert len(found) == len(last)
-    wanted = {(r.probe, r.layer, r.key): r.value for p in probes for r in p.readings if r.key != "seconds"}
-    assert {probe for probe, _, _ in wanted} == {probe.name for probe in probes}
+    read = [r for p in probes for r in p.readings if r.key != "seconds"]
+    wanted = {(r.probe, r.layer, "" if r.at is None else str(r.at), r.key): r.value for r in read}
+    assert {probe for probe, *_ in wanted} == {probe.name for probe in probes}
     assert len({probe.name for probe in probes}) == len(PROBES)
     same(found, wanted)
 
@@ -120,7 +121,7 @@ def test_pictures_are_written_once_and_are_those_of_one_process(run, one_process
     drawn = {probe.name: probe.pictures for probe in one_process[1] if probe.pictures}
     pictures = run / "two" / "pictures"
     assert {path.name for path in pictures.iterdir()} == drawn.keys()
-    assert drawn.keys() == {"spectrum", "spectrum_2", "feature_similarity", "activation_images"}
+    assert drawn.keys() == {"spectrum", "gram_spectrum", "feature_similarity", "activation_images"}
     for name, of_probe in drawn.items():
         files = {path.name for path in (pictures / name).iterdir()}
         assert files == {"epoch-00002.npz"} | ({"epoch-00001.npz"} if name != "activation_images" else set())
@@ -152,11 +153,11 @@ def test_readings_of_a_foreign_linear_network_are_those_of_one_process(tmp_path)
         apart(look, path, devices)
         world, readings, pictures = json.loads(path.read_text())
         assert world == devices
-        written[devices] = {(probe, layer, key): value for probe, layer, key, value in readings}, pictures
+        written[devices] = {(probe, layer, at, key): value for probe, layer, at, key, value in readings}, pictures
     (found, drawn), (wanted, one) = written[2], written[1]
-    assert {("linear_operator", "network", "norm"), ("identity_constant", "rho=0.7", "identity")} <= found.keys()
+    assert {("linear_operator", "", None, "norm"), ("identity_constant", "", 0.7, "identity")} <= found.keys()
     same(found, wanted)
-    assert drawn.keys() == one.keys() >= {"identity_constant/input/predictions", "linear_operator/network/spectrum"}
+    assert drawn.keys() == one.keys() >= {"identity_constant/input/predictions", "linear_operator//spectrum"}
     for name, values in one.items():
         np.testing.assert_allclose(drawn[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 

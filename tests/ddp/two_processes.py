@@ -22,7 +22,9 @@ class Written(Callback):
     def on_validation_end(self, trainer, pl_module):
         if trainer.is_global_zero:
             probes = [callback for callback in trainer.callbacks if isinstance(callback, AbstractProbe)]
-            readings = [[p.name, r.layer, r.key, r.value] for p in probes for r in p.readings if r.key != "seconds"]
+            readings = [
+                [p.name, r.layer, r.at, r.key, r.value] for p in probes for r in p.readings if r.key != "seconds"
+            ]
             pictures = {f"{p.name}/{d.layer}/{d.key}": d.values.double().tolist() for p in probes for d in p.pictures}
             self.path.write_text(json.dumps([trainer.world_size, readings, pictures]))
 
@@ -35,7 +37,7 @@ def look(path, devices):
         shelf.OperatorNorm(rtol=1e-6),
         shelf.FeatureSimilarity(samples=13),
         shelf.ActivationImages(samples=3, upper=True),
-        shelf.EffectiveRank(split="train", samples=23),
+        shelf.EffectiveRank(split="train", samples=23, name="of_train"),
         shelf.EffectiveRank(),  # of all 31 held-out samples, and not of the one that Lightning's sampler repeats
         shelf.RepresentationCollapse(train_samples=29, samples=17, nearest_mean=True),
         Written(path),

@@ -1,7 +1,7 @@
 """A network family, a data set and a probe that live outside lightning_depth."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -11,8 +11,7 @@ from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import Arrays, Source
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.shapes import Shapes
-from lightning_depth.probes import AbstractProbe
-from lightning_depth.probes.calls import Call
+from lightning_depth.probes import AbstractProbe, Key, Look, Value
 from lightning_depth.seeds import generator
 
 
@@ -44,12 +43,10 @@ class Stripes(AbstractImageData):
 
 
 class WeightScale(AbstractProbe):
-    """The root mean square of every layer's weights; reads `weight_scale/<layer>/rms`."""
+    """The root mean square of every layer's weights."""
 
-    def select(self, calls: Sequence[Call]) -> Iterable[Call]:
-        self.looked_at = self.chosen(calls, lambda call: isinstance(call.module, nn.Linear))
-        return []  # no batch needs to be shown
+    keys = (Key("rms", title="Scale of each layer's weights", title_one="Scale of the weights of {layer}", unit="rms"),)
 
-    def measure(self) -> Iterable[tuple[str, str, float]]:
-        for call in self.looked_at:
+    def measure(self, look: Look) -> Iterable[Value]:
+        for call in self.chosen(look, lambda call: isinstance(call.module, nn.Linear)):
             yield call.name, "rms", float(call.module.weight.square().mean().sqrt())

@@ -8,13 +8,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_depth.callbacks import ActivationImages, FeatureSimilarity, Spectrum
 from lightning_depth.errors import UserError
 from lightning_depth.figures.clustering import clustered_order
 from lightning_depth.figures.page import Page
-from lightning_depth.figures.pictures import draw_pictures, read_pictures, rows_of
+from lightning_depth.figures.pictures import draw_pictures, rows_of
 from lightning_depth.figures.report import draw
 from lightning_depth.figures.style import STYLE, WIDTH
+from lightning_depth.results import read_arrays, write_declarations
 
+PROBES = [Spectrum(), Spectrum(name="gram_spectrum"), FeatureSimilarity(), ActivationImages()]
+DECLARED = {probe.name: probe.declaration for probe in PROBES}
 LONG = "netz.größe.层归一化." + "sehr_langer_name_" * 6
 
 
@@ -27,7 +31,7 @@ def write(directory, probe, epoch, arrays, names=()):
 
 def drawn(directory, until=None):
     """The page of all pictures, after every text and axes was found to lie on it."""
-    rows = rows_of(read_pictures(directory, until))
+    rows = rows_of(read_arrays(directory, until), DECLARED)
     with mpl.rc_context(STYLE):
         height = sum(row.height for row in rows)
         page = Page(Figure(figsize=(WIDTH, height)), height)
@@ -59,15 +63,15 @@ def test_reading_gathers_layers_and_epochs_and_names(tmp_path):
         arrays = {"a/images": np.full((2, 3, 3), epoch), "a.b/images": np.zeros((2, 3, 3)), "/cka": np.eye(2)}
         write(tmp_path, "some", epoch, arrays, {"/cka": ["x", "größe"]})
     write(tmp_path, "other", 2, {"net/0/x": np.zeros(3)})
-    found = {(arrays.probe, arrays.key): arrays for arrays in read_pictures(tmp_path, until=2)}
+    found = {(arrays.probe, arrays.key): arrays for arrays in read_arrays(tmp_path, until=2)}
     assert found.keys() == {("some", "images"), ("some", "cka"), ("other", "x")}
     images = found["some", "images"]
-    assert (list(images.layers), list(images.layers["a"]), images.axes) == (["a", "a.b"], [1, 2], 3)
+    assert (list(images.layers), list(images.layers["a"])) == (["a", "a.b"], [1, 2])
     assert images.layers["a"][2].tolist() == np.full((2, 3, 3), 2.0).tolist()
     assert found["some", "cka"].names[""] == ["x", "größe"]
     assert list(found["other", "x"].layers) == ["net/0"]
-    assert list(read_pictures(tmp_path)[1].layers["a"]) == [1, 2, 10]
-    assert read_pictures(tmp_path, until=0) == read_pictures(tmp_path / "nowhere") == []
+    assert list(read_arrays(tmp_path)[1].layers["a"]) == [1, 2, 10]
+    assert read_arrays(tmp_path, until=0) == read_arrays(tmp_path / "nowhere") == []
 
 
 def broken(kind, path):
@@ -94,8 +98,8 @@ def test_a_broken_file_is_named(tmp_path, kind):
     path = tmp_path / "pictures" / "spectrum" / "epoch-00003.npz"
     broken(kind, path)
     with pytest.raises(UserError, match=r"spectrum/epoch-00003.npz: not a file of arrays"):
-        read_pictures(tmp_path)
-    assert read_pictures(tmp_path, until=2) == []
+        read_arrays(tmp_path)
+    assert read_arrays(tmp_path, until=2) == []
 
 
 @pytest.mark.parametrize("epochs", [(1,), (1, 2, 8)], ids=["one epoch", "many"])
@@ -149,16 +153,16 @@ def test_similarities_are_shown_in_the_order_of_their_clustering(tmp_path):
     similar = np.where(blocks[:, None] == blocks, 0.9, 0.1)[np.ix_(mixed, mixed)]
     np.fill_diagonal(similar, 1.0)
     unknown = np.where(np.eye(20) > 0, np.nan, similar)
-    write(tmp_path, "spectrum_2", 1, {"a/similarity": similar, "b/similarity": unknown, "c/other": similar})
+    write(tmp_path, "gram_spectrum", 1, {"a/similarity": similar, "b/similarity": unknown, "c/other": similar})
     figure = drawn(tmp_path)
-    clustered, as_it_is, other = axes_of(figure, "spectrum_2")
+    clustered, as_it_is, other = axes_of(figure, "gram_spectrum")
     shown = clustered.images[0].get_array()
     order = clustered_order(similar)
     np.testing.assert_array_equal(shown, similar[np.ix_(order, order)])
     assert (np.abs(np.diff(shown, axis=0)) > 0.5).sum() < (np.abs(np.diff(similar, axis=0)) > 0.5).sum() / 2
     np.testing.assert_array_equal(as_it_is.images[0].get_array().filled(np.nan), unknown)
     np.testing.assert_array_equal(other.images[0].get_array(), similar)
-    assert "Cosine similarity of features, samples in the order of a clustering (spectrum_2)" in texts(figure)
+    assert "Cosine similarity of features, samples in the order of a clustering (gram_spectrum)" in texts(figure)
 
 
 def test_more_matrices_than_the_page_is_wide(tmp_path):
@@ -191,22 +195,23 @@ def test_rows_of_images(tmp_path):
 
 
 def test_the_second_probe_of_a_class_has_its_own_row_and_name(tmp_path):
-    for probe in ("spectrum", "spectrum_2"):
+    for probe in ("spectrum", "gram_spectrum"):
         write(tmp_path, probe, 1, {"net/spectrum": np.ones(3)})
     write(tmp_path, "mine", 1, {"net/number": np.array(3.0)})  # no axes: nothing to draw
     plain = "Spectrum, divided by its largest value"
-    assert [t for t in texts(drawn(tmp_path)) if t.startswith(("Spec", "Mine"))] == [plain, f"{plain} (spectrum_2)"]
+    assert [t for t in texts(drawn(tmp_path)) if t.startswith(("Spec", "Mine"))] == [f"{plain} (gram_spectrum)", plain]
 
 
 def test_a_picture_of_its_own_and_the_report(tmp_path):
     for epoch in (1, 2, 3):
         write(tmp_path, "feature_similarity", epoch, {"/cka": np.eye(3)}, {"/cka": ["a", "b", "c"]})
         write(tmp_path, "spectrum", epoch, {"net/spectrum": np.ones(3)})
-    written = draw_pictures(read_pictures(tmp_path), tmp_path / "some.png")
+    written = draw_pictures(read_arrays(tmp_path), DECLARED, tmp_path / "some.png")
     assert written.read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "some.png"}
     rows = "".join(f"{epoch},feature_similarity,net.{layer},input,0.5\n" for epoch in (1, 2) for layer in "ab")
     (tmp_path / "readings.csv").write_text("epoch,probe,layer,key,value\n" + rows)
+    write_declarations(tmp_path, DECLARED)
     said = texts(draw(tmp_path))
     assert "Spectrum, divided by its largest value" in said
     assert {"epoch 1", "epoch 2"} < set(said)

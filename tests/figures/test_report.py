@@ -19,11 +19,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from lightning_depth import callbacks, results
 from lightning_depth.errors import UserError
 from lightning_depth.figures import report as report_module
 from lightning_depth.figures.curves import _limit_y
 from lightning_depth.figures.report import draw, report
 from lightning_depth.figures.wording import short_names
+from lightning_depth.probes import AbstractProbe
 
 SUMMARY: dict[str, Any] = {
     "run": "resnet_depth18_width16_seed0",
@@ -61,7 +63,19 @@ RESNET50 = [*resnet_layers((3, 4, 6, 3), 3)[:-1], "net.stage4.2.proj", "net.stag
 STAGES = ["net.stem", "net.stage1", "net.stage2", "net.stage3", "net.stage4", "net.fc"]
 
 
+SHELF = {
+    probe.declaration.kind: probe.declaration
+    for probe in (c() for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, AbstractProbe))
+}
+READINGS = ["epoch", "probe", "layer", "key", "value"]
+
+
 def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """A table; readings get their column `at`, and beside them is written what the probes of the shelf declare."""
+    if header == READINGS:
+        header, rows = list(results.Reading._fields), [[*row[:3], "", *row[3:]] for row in rows]
+        read = {row[1] for row in rows}
+        results.write_declarations(path.parent, {name: one for name, one in SHELF.items() if name in read})
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
@@ -101,7 +115,7 @@ def write_readings(directory: Path, layers: list[str], epochs: list[int], last: 
             error = 0.78 - 0.09 * index - 0.3 * (1 - math.exp(-3 * t)) * index / len(STAGES)
             rows.append([epoch, "representation_collapse", stage, "error", f"{error:.4f}"])
         rows.append([epoch, "representation_collapse", "", "seconds", 0.8])
-    write(directory / "readings.csv", ["epoch", "probe", "layer", "key", "value"], rows)
+    write(directory / "readings.csv", READINGS, rows)
 
 
 def run_of(directory: Path, layers: list[str] = RESNET18, epochs: int = 15) -> Path:
@@ -174,9 +188,6 @@ def with_data(**changes: Any) -> dict[str, Any]:
     return {**SUMMARY, "data": {**SUMMARY["data"], **changes}}
 
 
-READINGS = ["epoch", "probe", "layer", "key", "value"]
-
-
 @dataclass(frozen=True)
 class Drawn:
     """A run's directory and its page, which tests read and leave as they are."""
@@ -244,7 +255,7 @@ def test_the_picture_is_complete_before_it_has_its_name(tmp_path: Path, monkeypa
         moves.append((source.parent, imread(source).ndim, target.exists()))
         replace(source, target)
 
-    monkeypatch.setattr(report_module.os, "replace", watched)
+    monkeypatch.setattr(results.os, "replace", watched)
     write_metrics(tmp_path, 2)
     report(tmp_path)
     assert moves == [(tmp_path, 3, False)]

@@ -12,11 +12,11 @@ from torch import Tensor
 from lightning_depth.measures.collapse import (
     CollapseClassifier,
     expected_errors,
-    normalised,
     predictions,
     vote_predictions_nxn,
     votes,
 )
+from lightning_depth.measures.rows import normalised
 
 
 def split(n: int, shape: tuple[int, ...], classes: int, seed: int) -> tuple[Tensor, Tensor]:

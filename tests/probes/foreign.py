@@ -108,4 +108,5 @@ class Data(LightningDataModule):
 
 
 def readings(probe):
-    return {(r.layer, r.key): r.value for r in probe.readings}
+    """(layer, key) -> value; on an axis of the probe's own, (layer, key, at) -> value."""
+    return {(r.layer, r.key) if r.at is None else (r.layer, r.key, r.at): r.value for r in probe.readings}

@@ -233,14 +233,14 @@ def test_a_dead_network_has_exact_answers():
     assert {value for (layer, _), value in images.items() if layer != "input"} == {0}
     operator = read(LinearOperator(), network=lambda: Foreign(nn.Sequential(nn.Flatten(), nn.Linear(192, 4))))
     assert operator == {
-        ("network", "norm"): 0,
-        ("network", "frobenius_norm"): 0,
-        ("network", "stable_rank"): 0,
-        ("network", "effective_rank"): -math.inf,
-        ("network", "distance"): 1,  # ||0 - A*|| / ||A*||
+        ("", "norm"): 0,
+        ("", "frobenius_norm"): 0,
+        ("", "stable_rank"): 0,
+        ("", "effective_rank"): -math.inf,
+        ("", "distance"): 1,  # ||0 - A*|| / ||A*||
     }
     maps = read(IdentityConstant(correlations=[0.5], draws=2), network=autoencoder)
-    assert maps["rho=0.5", "identity"] == maps["rho=0.5", "constant"] == 0
+    assert maps["", "identity", 0.5] == maps["", "constant", 0.5] == 0
 
 
 def test_a_dead_network_has_no_neural_collapse_but_its_decisions():
@@ -341,7 +341,7 @@ def test_an_operator_that_exceeds_the_stated_memory_is_not_read():
     message = "no reading: the 192 x 192 matrix takes 147456 bytes, more than max_bytes=147455."
     assert f"LinearOperator: {message}" in messages
     assert set(found) == {("", "seconds")}
-    assert ("network", "norm") in validated(autoencoder(), LinearOperator(max_bytes=192 * 192 * 4))
+    assert ("", "norm") in validated(autoencoder(), LinearOperator(max_bytes=192 * 192 * 4))
 
 
 # --- networks that are not what a probe hopes for --------------------------------------------------------------------
@@ -507,4 +507,4 @@ def test_a_custom_function_without_forward_mode():
         validated(module, JacobianNorm(layers=["model.0"], samples=3))
     assert is_short(error)
     # Written out, it needs no forward mode.
-    assert validated(module, JacobianNorm(samples=3))["output", "max"] > 0
+    assert validated(module, JacobianNorm(samples=3))["", "max"] > 0

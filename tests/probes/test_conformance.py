@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from torch import nn
 
 from lightning_depth import callbacks as shelf
 from lightning_depth.errors import UserError
@@ -40,6 +41,7 @@ UNSUITED = {
 }
 
 
+AXES = {"identity_constant": "rho", "local_stability": "v"}  # what `at` is called
 REFUSED = [("NeuralCollapse", "autoencoder")]  # with a UserError, before any training
 
 
@@ -139,18 +141,39 @@ def test_every_reading_is_finite_named_and_logged(look):
     assert {r.epoch for r in made.readings} == {2 if look.network in SMALL else 1}
     assert {r.probe for r in made.readings} == {made.name}
     assert all(np.isfinite(r.value) for r in made.readings)
-    assert [r.key for r in made.readings if not r.layer] == ["seconds"]
-    assert len({(r.layer, r.key) for r in made.readings}) == len(made.readings)
+    assert [r.key for r in made.readings].count("seconds") == 1
+    assert len({(r.layer, r.at, r.key) for r in made.readings}) == len(made.readings)
     for reading in made.readings:
-        name = "/".join(part for part in (reading.probe, reading.layer, reading.key) if part)
+        at = [] if reading.at is None else [f"{AXES[made.name]}={reading.at:g}"]
+        name = "/".join(part for part in (reading.probe, reading.layer, *at, reading.key) if part)
         assert float(look.fit.callback_metrics[name]) == pytest.approx(reading.value, rel=1e-6)
+
+
+def test_a_layer_is_a_module_or_a_parameter_or_the_input(look):
+    module = look.fit.lightning_module
+    names = {name for name, _ in module.named_modules()} | {name for name, _ in module.named_parameters()} | {"input"}
+    assert {r.layer.split("#")[0] for r in look.probe.readings} <= names
+    of_a_whole = {"identity_constant", "linear_operator", "local_stability", "jacobian_norm"}
+    without = {r.key for r in look.probe.readings if not r.layer}
+    assert without == {"seconds"} or look.probe.name in of_a_whole
+    assert all((r.at is not None) == (look.probe.name in AXES) for r in look.probe.readings if r.key != "seconds")
+
+
+def test_every_reading_and_every_array_is_declared(look):
+    made = look.probe
+    assert {r.key for r in made.readings} - {"seconds"} <= {key.name for key in made.keys}
+    assert {p.key for p in made.pictures} <= {array.name for array in made.arrays}
+    assert len({key.name for key in made.keys}) == len(made.keys) > 0
+    assert all(key.definition for key in made.keys)
+    assert any(key.title and key.unit for key in made.keys)
+    assert made.cost
 
 
 def test_a_probe_reads_something_or_says_that_it_does_not(look):
     if suits(type(look.probe), look.network):
-        assert any(r.layer for r in look.probe.readings), "a probe that read nothing proves nothing"
+        assert any(r.key != "seconds" for r in look.probe.readings), "a probe that read nothing proves nothing"
     else:
-        assert not any(r.layer for r in look.probe.readings)
+        assert not any(r.key != "seconds" for r in look.probe.readings)
         assert any(s.startswith(f"{type(look.probe).__name__}: no reading: ") for s in look.said)
 
 
@@ -173,16 +196,38 @@ def test_a_probe_that_refuses_a_network_leaves_nothing_behind(probe, network):
     with pytest.raises(UserError, match=rf"^{probe} finds no .* name a layer"):
         trainer([made]).fit(module, *loaders())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
-    assert not {"network", "trainer"} & vars(made).keys()
+    assert left_on(made) == []
+
+
+def left_on(probe):
+    """Which attributes of a probe are, or hold, a network or a trainer."""
+    held = {name: getattr(value, "trainer", value) for name, value in vars(probe).items()}
+    return [name for name, value in held.items() if isinstance(value, nn.Module | Trainer)]
+
+
+def test_nothing_is_left_on_the_probe_or_the_trainer(look):
+    assert left_on(look.probe) == []
+    assert {name for name in vars(look.fit) if "probe" in name} == set()
+
+
+class Clinging(AbstractProbe):
+    """The control: it keeps what it was given."""
+
+    def measure(self, look):
+        self.kept = look.network
+        return []
+
+
+def test_what_is_left_on_a_probe_is_found():
+    made = Clinging()
+    history("mlp", made)
+    assert left_on(made) == ["kept"]
 
 
 class Careless(AbstractProbe):
     """The control: it draws from the global generator outside of the pass that protects it."""
 
-    def select(self, calls):
-        return []
-
-    def measure(self):
+    def measure(self, look):
         yield "", "nothing", 0.0
 
     def on_validation_end(self, trainer, pl_module):

@@ -195,15 +195,15 @@ def test_a_choice_of_samples_is_evenly_spread_and_exactly_so_many(samples):
     class Rows(AbstractProbe):
         def __init__(self):
             super().__init__()
-            self.watch("held_out", samples)
+            self.watch("val", samples)
 
-        def select(self, calls):
-            return calls[:1]
+        def select(self, look):
+            return look.calls[:1]
 
-        def observe(self, split, layer, inputs, output, targets, num_classes):
-            seen.append(inputs)
+        def observe(self, given):
+            seen.append(given.inputs)
 
-        def measure(self):
+        def measure(self, look):
             return []
 
     probe = Rows()

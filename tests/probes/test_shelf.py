@@ -45,7 +45,7 @@ from tests.probes.foreign import (
 
 def samples(split, count, batches=None):
     """Inputs and labels of the fixed random choice that probes make."""
-    x, y = (batches or loaders())[split == "held_out"].dataset.tensors
+    x, y = (batches or loaders())[split == "val"].dataset.tensors
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
     return x[chosen], y[chosen]
 
@@ -108,7 +108,7 @@ def test_spectrum_of_weights_is_that_of_every_reshaped_kernel(network):
 
 @pytest.mark.parametrize(
     ("kernel", "split", "count"),
-    [("cosine", "held_out", None), ("linear", "held_out", 7), ("cosine", "train", 20), ("linear", "train", None)],
+    [("cosine", "val", None), ("linear", "val", 7), ("cosine", "train", 20), ("linear", "train", None)],
 )
 def test_spectrum_of_features_is_that_of_the_whole_gram_matrix(kernel, split, count):
     module = convnet()
@@ -120,7 +120,7 @@ def test_spectrum_of_features_is_that_of_the_whole_gram_matrix(kernel, split, co
         x, _ = loaders()[1].dataset.tensors
         x = x[[i for i in range(31) if (i + 1) * count // 31 > i * count // 31]] if count else x
     rows = features(module, "model.3", x)[0].double()
-    assert rows.shape == ({("held_out", None): 31, ("train", None): 48}.get((split, count), count), 72)
+    assert rows.shape == ({("val", None): 31, ("train", None): 48}.get((split, count), count), 72)
     rows = nn.functional.normalize(rows, dim=1) if kernel == "cosine" else rows
     gram = rows @ rows.T
     eigenvalues = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).numpy()
@@ -139,23 +139,23 @@ def test_spectrum_of_features_is_that_of_the_whole_gram_matrix(kernel, split, co
 # --- Jacobians and operators -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("split", ["train", "val"])
 def test_jacobian_norms_are_those_of_autograd_matrices(split):
     module = convnet()
     found = validated(module, JacobianNorm(split=split, samples=5))
     x, _ = samples(split, 5)
     module.eval()
     exact = torch.stack([torch.linalg.svdvals(j)[0] for j in jacobians(module, x)]).detach()
-    assert found["output", "mean"] == pytest.approx(float(exact.mean()), rel=1e-5)
-    assert found["output", "max"] == pytest.approx(float(exact.max()), rel=1e-5)
-    assert found["output", "residual"] == 0  # written out
+    assert found["", "mean"] == pytest.approx(float(exact.mean()), rel=1e-5)
+    assert found["", "max"] == pytest.approx(float(exact.max()), rel=1e-5)
+    assert found["", "residual"] == 0  # written out
 
 
 def test_jacobian_norms_of_named_layers():
     module = convnet()
     found = validated(module, JacobianNorm(layers=["model.0", "model.1.0"], samples=4, rtol=1e-4))
     assert {layer for layer, _ in found} == {"", "model.0", "model.1.0"}
-    x, _ = samples("held_out", 4)
+    x, _ = samples("val", 4)
     module.eval()
     parts = {"model.0": module.model[0], "model.1.0": nn.Sequential(module.model[0], module.model[1][0])}
     for layer, part in parts.items():
@@ -238,13 +238,13 @@ def test_linear_operator_of_an_autoencoder_is_the_product_of_its_convolutions():
     assert matrix.shape == (192, 192)
     sigma = np.linalg.svd(matrix, compute_uv=False)
     expected = ranks_and_norms(sigma, sigma**2)
-    assert found["network", "norm"] == pytest.approx(sigma[0], rel=1e-5)
+    assert found["", "norm"] == pytest.approx(sigma[0], rel=1e-5)
     for key in ("frobenius_norm", "stable_rank", "effective_rank"):
-        assert found["network", key] == pytest.approx(expected[key], rel=1e-5)
+        assert found["", key] == pytest.approx(expected[key], rel=1e-5)
     x = samples("train", 20, batches)[0].flatten(1).double().numpy()
     best = (np.linalg.pinv(x) @ (x - offset)).T
     distance = np.linalg.norm(matrix - best) / np.linalg.norm(best)
-    assert found["network", "distance"] == pytest.approx(distance, rel=1e-5)
+    assert found["", "distance"] == pytest.approx(distance, rel=1e-5)
     [spectrum] = probe.pictures
     np.testing.assert_allclose(spectrum.values, sigma / sigma[0], atol=1e-5)
 
@@ -263,15 +263,15 @@ def test_linear_operator_of_a_classifier_is_compared_with_one_hot_classes():
     best = (np.linalg.pinv(x) @ (one_hot - module.model[2].bias.detach().double().numpy())).T
     matrix = (module.model[2].weight @ module.model[1].weight).detach().double().numpy()
     distance = np.linalg.norm(matrix - best) / np.linalg.norm(best)
-    assert found["network", "distance"] == pytest.approx(distance, rel=1e-5)
+    assert found["", "distance"] == pytest.approx(distance, rel=1e-5)
 
 
 def test_no_distance_where_class_labels_are_not_what_the_network_returns():
     probe = LinearOperator()
     with pytest.warns(UserWarning, match=r"LinearOperator: no distance: the targets are not what the network returns"):
         found = validated(autoencoder(), probe)
-    assert ("network", "norm") in found
-    assert ("network", "distance") not in found
+    assert ("", "norm") in found
+    assert ("", "distance") not in found
 
 
 # --- collapse --------------------------------------------------------------------------------------------------------
@@ -387,13 +387,12 @@ def test_the_constant_and_the_identity_map_are_told_apart(which):
     )
     size = float(example.double().square().sum())
     for rho in rhos:
-        layer = f"rho={rho:g}"
         error = 2 * size * (1 - rho) / example.numel()
         for found, own, other in ((constant, "constant", "identity"), (identity, "identity", "constant")):
-            assert found[layer, own] == pytest.approx(1, abs=1e-6)
-            assert found[layer, other] == pytest.approx(rho, abs=1e-6)
-            assert found[layer, f"{own}_mse"] == pytest.approx(0, abs=1e-9)
-            assert found[layer, f"{other}_mse"] == pytest.approx(error, rel=1e-5, abs=1e-9)
+            assert found["", own, rho] == pytest.approx(1, abs=1e-6)
+            assert found["", other, rho] == pytest.approx(rho, abs=1e-6)
+            assert found["", f"{own}_mse", rho] == pytest.approx(0, abs=1e-9)
+            assert found["", f"{other}_mse", rho] == pytest.approx(error, rel=1e-5, abs=1e-9)
     inputs, predictions = probe.pictures
     assert inputs.values.shape == predictions.values.shape == (4, 8, 8)
     torch.testing.assert_close(predictions.values, example.mean(0).expand(4, 8, 8))
@@ -459,7 +458,7 @@ def test_the_start_of_our_own_network_is_drawn_again():
 def test_local_stability_is_that_of_every_coordinate(network):
     module, strengths = network(), [0.5, 2.0, 8.0]
     found = validated(module, LocalStability(samples=3, strengths=strengths))
-    x, _ = samples("held_out", 3)
+    x, _ = samples("val", 3)
     shares = []
     with torch.no_grad():
         label = module.eval()(x).argmax(1)
@@ -469,7 +468,7 @@ def test_local_stability_is_that_of_every_coordinate(network):
                 moved = torch.cat([x[i].flatten() + v * torch.eye(192), x[i].flatten() - v * torch.eye(192)])
                 stable += int((module(moved.view(-1, 3, 8, 8)).argmax(1) == label[i]).all())
             shares.append(stable / 3)
-    assert [found[f"v={v:g}", "stability"] for v in strengths] == shares
+    assert [found["", "stability", v] for v in strengths] == shares
     assert len(set(shares)) > 1
 
 
@@ -489,7 +488,7 @@ STAGES = ["input", "model.0", "model.1", "model.3"]
 def test_feature_similarity_is_the_cka_of_every_pair_of_stages():
     module, probe = convnet(), FeatureSimilarity(samples=30)
     found = validated(module, probe)
-    x, _ = samples("held_out", 30)
+    x, _ = samples("val", 30)
     h = [features(module, layer, x)[1] for layer in STAGES]
     expected = np.array([[float(linear_cka(a, b)) for b in h] for a in h])
     [picture] = probe.pictures
@@ -521,7 +520,7 @@ def test_feature_similarity_to_another_run_of_the_family(tmp_path):
     for p in other.parameters():
         nn.init.normal_(p, generator=torch.Generator().manual_seed(p.numel()))
     found = validated(other, probe)
-    x, _ = samples("held_out", 30)
+    x, _ = samples("val", 30)
     expected = np.array(
         [[float(linear_cka(features(other, a, x)[1], features(module, b, x)[1])) for b in STAGES] for a in STAGES]
     )
@@ -548,7 +547,7 @@ def test_activation_images_are_singular_vectors_of_the_channels(network):
     found = validated(module, probe)
     layers = {convnet: ["input", "model.0", "model.1"], autoencoder: ["input", "model.0", "model.1"]}[network]
     assert [layer for layer, key in found if key == "share"] == layers
-    x, _ = samples("held_out", 3)
+    x, _ = samples("val", 3)
     pictures = {(p.layer, p.key): p.values for p in probe.pictures}
     for layer in layers:
         h = features(module, layer, x)[1]
@@ -563,7 +562,7 @@ def test_activation_images_are_singular_vectors_of_the_channels(network):
 def test_upper_sub_networks_are_fed_the_image_itself():
     module, probe = autoencoder(), ActivationImages(samples=3, upper=True)
     validated(module, probe)
-    x, _ = samples("held_out", 3)
+    x, _ = samples("val", 3)
     module.eval()
     image = x.mean(1, keepdim=True)
     with torch.no_grad():

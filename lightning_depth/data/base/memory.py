@@ -2,7 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,9 +12,10 @@ from torch import Tensor
 from lightning_depth.data.base.batches import EpochOrder, TensorBatches
 from lightning_depth.data.base.sources import Source
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 from lightning_depth.seeds import generator
 
-Stage = Literal["train", "val", "test"]
+Stage = Split
 
 
 class Loaded(NamedTuple):
@@ -143,16 +144,14 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """The test split, each sample once."""
         return self.test_dataloader()
 
-    def probe_dataloader(
-        self, samples: int, split: Literal["train", "held_out"] = "train", everywhere: bool = False
-    ) -> TensorBatches:
-        """A fixed random subset of the training or validation samples, as they are; all of them if there are fewer.
+    def probe_dataloader(self, samples: int, split: Split = "train", everywhere: bool = False) -> TensorBatches:
+        """A fixed random subset of the samples of a split, as they are; all of them if there are fewer.
 
         Each process gets its share of them, or all if `everywhere`.
         """
         if samples < 1:
             raise UserError(f"A probe needs at least 1 sample, not {samples}.")
-        held = self._on_device("train" if split == "train" else self.validated)
+        held = self._on_device(self.validated if split == "val" else split)
         shuffled = torch.randperm(len(held.targets), generator=generator(self.effective_seed, "probe"))
         chosen = shuffled[:samples].to(held.targets.device)
         with torch.inference_mode(False):  # a probe that validation calls may want gradients

@@ -1,0 +1,216 @@
+"""One look of all probes that are due: training samples, then the evaluation's batches that run anyway."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
+
+from lightning_depth.errors import UserError
+from lightning_depth.layers.convolutions import guarded
+from lightning_depth.probes.calls import INPUT, Call, first_tensor, trace
+from lightning_depth.probes.look import Look, Seen
+from lightning_depth.probes.samples import Samples, count_classes, loader_of, unpack
+from lightning_depth.probes.undisturbed import quiet, same_randomness
+from lightning_depth.results import Reading, Split
+
+if TYPE_CHECKING:
+    from lightning_depth.probes.probe import AbstractProbe
+
+
+class SharedPass:
+    """Shows the calls of one pass to every probe that selected them, and gathers what they read.
+
+    Args:
+        network: in evaluation mode.
+        probes: those that look.
+        samples: of the trainer.
+        epoch: the number of finished epochs.
+        batch: the first of the evaluation.
+    """
+
+    def __init__(
+        self, network: LightningModule, probes: Sequence["AbstractProbe"], samples: Samples, epoch: int, batch: Any
+    ) -> None:
+        self.network, self.probes, self.samples = network, probes, samples
+        self.trainer: Trainer = samples.trainer
+        self.evaluated: Split = "test" if self.trainer.state.fn == "test" else "val"
+        self.split: Split = self.evaluated
+        self.seconds = dict.fromkeys(probes, 0.0)
+        self.wanted: dict[str, list[tuple[AbstractProbe, Call]]] = {}
+        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+        self.targets: Tensor | None = None
+        self.places: Tensor = torch.empty(0)  # where the batch's samples stand among all of the split's
+        self.seen = 0
+        self.total = 0
+        self.repeats = False
+        self.called: Counter[str] = Counter()
+        try:
+            wanted = max(p.train_samples for p in probes)
+            training = samples.batches("train", wanted) if wanted else ()
+            classes = count_classes(self.trainer, training) if wanted else 0
+            self.look = self._look_at(batch, epoch, classes)
+            self._select()
+            self._show_training_samples(training)
+        except BaseException:  # nobody has the pass yet, to release it
+            self.release()
+            raise
+
+    def _look_at(self, batch: Any, epoch: int, classes: int) -> Look:
+        inputs, _ = unpack(batch)
+        with self.trainer.precision_plugin.forward_context():
+            calls = trace(self.network, inputs[:2])
+
+        def choice(split: Split, samples: int) -> tuple[Tensor, Tensor]:
+            return self.samples.whole("train" if split == "train" else self.evaluated, samples)
+
+        return Look(self.network, calls, self.evaluated, epoch, classes, self.trainer.world_size, choice)
+
+    def _select(self) -> None:
+        for probe in self.probes:
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
+                selected = list(probe.select(self.look))
+                probe.begin(self.look, selected)
+                for call in selected:
+                    self.wanted.setdefault(call.name, []).append((probe, call))
+        modules = dict(self.network.named_modules())
+        names = {call.module_name for of_call in self.wanted.values() for _, call in of_call} - {INPUT}
+        self.handles = [modules[name].register_forward_hook(self._on_call(name)) for name in names]
+
+    def _on_call(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if self.targets is None:
+                return
+            self.called[name] += 1
+            inputs = first_tensor(args)
+            if inputs is not None and isinstance(output, Tensor):
+                with same_randomness():
+                    self._observe(Call(name, module, number=self.called[name]).name, inputs, output)
+
+        return hook
+
+    def _observe(self, name: str, inputs: Tensor, output: Tensor) -> None:
+        assert self.targets is not None
+        inputs, output = _real(inputs), _real(output)
+        for probe, call in self.wanted.get(name, []):
+            with self._timed(probe), quiet(output.device.type), self._named(probe, name):
+                rows = self._rows(probe)
+                if rows is None:
+                    probe.observe(Seen(self.split, call, inputs, output, self.targets))
+                elif rows.any():
+                    probe.observe(Seen(self.split, call, inputs[rows], output[rows], self.targets[rows]))
+
+    def _rows(self, probe: "AbstractProbe") -> Tensor | None:
+        """Which of the batch's samples the probe looks at; None: all of them."""
+        if self.split == "train":
+            wanted = self.places < probe.train_samples
+        elif not self.repeats and (probe.val_samples is None or 0 < self.total <= probe.val_samples):
+            return None
+        elif probe.val_samples == 0:
+            return torch.zeros(len(self.places), dtype=torch.bool)
+        else:  # the samples at which floor(place * wanted / total) rises: evenly spread, exactly so many
+            share = min(probe.val_samples or self.total, self.total)
+            wanted = (self.places + 1) * share // self.total > self.places * share // self.total
+            wanted &= self.places < self.total  # beyond are repetitions
+        return None if wanted.all() else wanted.to(self.network.device)
+
+    def show(self, inputs: Tensor, targets: Tensor) -> None:
+        """Let the hooks see the calls that follow, for these targets."""
+        self.targets = targets
+        self.called = Counter()
+        mine = self.seen + torch.arange(len(inputs))
+        self.places = self.trainer.global_rank + self.trainer.world_size * mine
+        self.seen += len(inputs)
+        if INPUT in self.wanted:
+            self._observe(INPUT, inputs, inputs)
+
+    def rest(self) -> None:
+        """Let them see no more."""
+        self.targets = None
+
+    def _show_training_samples(self, training: Any) -> None:
+        wanting = [p for p in self.probes if p.train_samples]
+        if wanting:
+            start = time.perf_counter()
+            before = sum(self.seconds.values())
+            self.split = "train"
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                for inputs, targets in training:
+                    self.show(inputs, targets)
+                    self.network(inputs)
+                    self.rest()
+            self.split, self.seen = self.evaluated, 0
+            # The forward pass itself is shared: its cost is, too.
+            shared = time.perf_counter() - start - (sum(self.seconds.values()) - before)
+            for probe in wanting:
+                self.seconds[probe] += shared / len(wanting)
+        for probe in self.probes:
+            with self._timed(probe), quiet(self.network.device.type):
+                probe.between_splits()
+        # Lightning's sampler repeats samples where the processes would have unequally many.
+        loader = loader_of(self.trainer, self.evaluated)
+        self.repeats = isinstance(getattr(loader, "sampler", None), DistributedSampler)
+        if self.repeats or any(p.val_samples for p in self.probes):
+            self.total = self._count(loader)
+
+    def _count(self, loader: Any) -> int:
+        """How many samples all processes will evaluate."""
+        trainer = self.trainer
+        batches = (trainer.num_test_batches if self.evaluated == "test" else trainer.num_val_batches)[0]
+        if not hasattr(getattr(loader, "sampler", None), "__len__") or batches == float("inf"):
+            raise UserError(
+                f"A probe cannot choose among {self.evaluated} samples that it cannot count: leave out its samples."
+            )
+        mine = min(len(loader.sampler), int(batches) * (loader.batch_size or 1))
+        every = int(trainer.strategy.reduce(torch.tensor(mine, device=self.network.device), reduce_op="sum"))
+        return min(every, len(loader.sampler.dataset)) if self.repeats else every
+
+    @contextmanager
+    def _timed(self, probe: "AbstractProbe") -> Iterator[None]:
+        start = time.perf_counter()
+        with guarded(self.network.device):  # a probe may take gradients of its own
+            yield
+        self.seconds[probe] += time.perf_counter() - start
+
+    @contextmanager
+    def _named(self, probe: "AbstractProbe", layer: str) -> Iterator[None]:
+        """Say where a measure found something that is no number."""
+        try:
+            yield
+        except ValueError as error:
+            epoch = self.look.epoch
+            where = f"{layer}, epoch {epoch}" if layer else f"epoch {epoch}"
+            raise UserError(f"{type(probe).__name__}, {where}: {error}.") from error
+
+    def finish(self) -> None:
+        """Let every probe measure, keep what it read, and log it as `<probe>/<layer>/<key>`."""
+        self.release()
+        for probe in self.probes:
+            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
+                read = [_reading(self.look.epoch, probe.name, *value) for value in probe.measure(self.look)]
+                pictures = list(probe.draw())
+            read.append(Reading(self.look.epoch, probe.name, "", None, "seconds", self.seconds[probe]))
+            probe.readings, probe.pictures = read, pictures
+            for reading in read:
+                value = torch.tensor(reading.value, dtype=torch.float64)
+                self.network.log(probe.logged_as(reading), value, sync_dist=False, rank_zero_only=True)
+
+    def release(self) -> None:
+        """Take the hooks out."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+
+def _reading(epoch: int, probe: str, layer: str, key: str, value: float, at: float | None = None) -> Reading:
+    return Reading(epoch, probe, layer, at, key, value)
+
+
+def _real(values: Tensor) -> Tensor:
+    """Integers as float64, anything else as it is."""
+    return values if values.is_floating_point() or values.is_complex() else values.double()
