@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.wrapped import AbstractWrapped
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 from lightning_depth.seeds import generator
 
 
@@ -37,7 +38,7 @@ class Folds(AbstractWrapped):
         if not 0 <= fold < folds:
             raise UserError(f"fold={fold}: {folds} folds count from 0 to {folds - 1}.")
         self.fold, self.folds = fold, folds
-        self._parts: dict[Stage, Loaded] = {}
+        self._parts: dict[Split, Loaded] = {}
 
     def members(self, fold: int) -> Int64[Tensor, " n"]:
         """The training samples of the data set that `fold` validates on, ascending."""
@@ -56,7 +57,7 @@ class Folds(AbstractWrapped):
         """Divide the training split."""
         self.split("train")
 
-    def split(self, name: Stage) -> Loaded:
+    def split(self, name: Split) -> Loaded:
         """The folds that are trained on, the one that is validated on, or the data set's own test split."""
         self.locate()
         if name == "test":

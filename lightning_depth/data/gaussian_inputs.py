@@ -7,9 +7,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.tensors import AbstractTensorData, normal
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
 
 @final
@@ -54,7 +54,7 @@ class GaussianInputs(AbstractTensorData):
         self.shape, self.targets = tuple(shape), targets
         self.outputs = math.prod(shape) if outputs is None else outputs
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         x = normal(samples, self.shape, stream)
         return x, x.clone() if self.targets == "inputs" else torch.zeros(samples, self.outputs)

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.tensors import ROWS, AbstractTensorData
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
 
 def sample_ising(betas: Float[Tensor, " n"], sites: int, stream: torch.Generator) -> Float[Tensor, "n sites"]:
@@ -128,7 +128,7 @@ class Ising(AbstractTensorData):
         """One for each beta."""
         return len(self.betas)
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         spins, labels = torch.empty(samples, self.sites), torch.empty(samples, dtype=torch.int64)
         betas = torch.tensor(self.betas)

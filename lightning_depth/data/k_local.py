@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.tensors import ROWS, AbstractTensorData, normal
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
 
 def k_local_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[Tensor, " n"]:
@@ -103,7 +103,7 @@ class AbstractRelevantFeature(AbstractTensorData):
         shuffled = torch.randperm(self.dimension, generator=self.shared("indices"))
         return sorted(shuffled[: self.k].tolist())
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         x = normal(samples, (self.dimension,), stream)
         first = torch.cat([self.feature(some) >= 0 for some in torch.split(x, ROWS)])

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.tensors import AbstractTensorData, normal
 from lightning_depth.errors import UserError
 from lightning_depth.measures.gram import gram_effective_rank
+from lightning_depth.results import Split
 
 
 def low_rank_map(outputs: int, inputs: int, rank: int, stream: torch.Generator) -> Float[Tensor, "outputs inputs"]:
@@ -94,7 +94,7 @@ class LowRankLeastSquares(AbstractTensorData):
         """
         return float(gram_effective_rank(self.split("val").targets))
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         x = normal(samples, (self.input_dim,), stream)
         # In float64 and rounded, so that no machine's order of summation shows.

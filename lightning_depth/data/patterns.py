@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_depth.data.base.images import AbstractImageData
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.sources import Source
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.data.single_example import SingleExample, others
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
 Generated = Literal[
     "constant", "horizontal_stripes", "vertical_stripes", "checkerboard", "gradient", "square", "disc", "noise"
@@ -174,7 +174,7 @@ class Patterns(AbstractTensorData):
         """Read the training examples."""
         self.split("train")
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         self.locate()
         if split == "train":

@@ -4,9 +4,10 @@ from typing import final
 
 import torch
 
-from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.wrapped import AbstractWrapped
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 from lightning_depth.seeds import generator
 
 
@@ -44,7 +45,7 @@ class RandomLabels(AbstractWrapped):
         self.locate()
         self.data.setup(stage or "fit")
 
-    def split(self, name: Stage) -> Loaded:
+    def split(self, name: Split) -> Loaded:
         """A split of the data set, the training one with its new labels."""
         self.locate()
         if name != "train":
@@ -66,7 +67,7 @@ class RandomLabels(AbstractWrapped):
         return self._train
 
     @property
-    def validated(self) -> Stage:
+    def validated(self) -> Split:
         """The split that the data set validates on, its labels as they are."""
         return self.data.validated
 

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lightning_depth.data.base.images import AbstractImageData, class_number
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.sources import AbstractImages, Source
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
 
 def pictures(
@@ -88,7 +88,7 @@ class SingleExample(AbstractTensorData):
         """Read the training examples."""
         self.split("train")
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         x = self.examples() if split == "train" else others(self.images, samples, stream)
         return x, x

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 
 RED, BLUE = 0, 2  # channels
 
@@ -70,7 +70,7 @@ class ToyPixels(AbstractTensorData):
             raise UserError(f"samples_per_class={samples_per_class}, but there are {places} places.{advice}")
         self.positions, self.targets, self.size = positions, targets, size
 
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `AbstractTensorData`."""
         half = self.size // 2
         blue = torch.arange(samples) % 2

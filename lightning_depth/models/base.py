@@ -8,13 +8,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_depth.data.base.memory import Stage
 from lightning_depth.errors import UserError
 from lightning_depth.models.losses import LossName, correct, sample_losses
 from lightning_depth.models.sample_mean import SampleMean
 from lightning_depth.models.shapes import Shapes
+from lightning_depth.results import Split
 
-SPLITS: tuple[Stage, ...] = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class AbstractModel(LightningModule, ABC):
@@ -132,28 +132,28 @@ class AbstractModel(LightningModule, ABC):
             found["acc"] = correct(outputs.detach(), targets, self.shapes)
         return found
 
-    def count(self, split: Stage, *seen: Mapping[str, Tensor]) -> None:
+    def count(self, split: Split, *seen: Mapping[str, Tensor]) -> None:
         """Add samples to the means of a split: what `sample_metrics` gave of a batch, or of several."""
         for key, metric in self._means(split).items():
             metric.update(torch.cat([values[key].detach().double() for values in seen], dim=-1))
 
-    def running_metrics(self, split: Stage) -> dict[str, Tensor]:
+    def running_metrics(self, split: Split) -> dict[str, Tensor]:
         """The means over all samples that have been counted since the epoch began, (*replicas,) each."""
         return {key: metric.mean() for key, metric in self._means(split).items()}
 
     # They are computed here rather than by `self.log(name, metric)`: an epoch that is resumed after its last step would
     # otherwise log nothing.
-    def _finish(self, split: Stage) -> None:
+    def _finish(self, split: Split) -> None:
         values = {f"{split}/{key}": value for key, value in self.running_metrics(split).items() if value.dim() == 0}
         self._reset(split)
         # Equal on all ranks already; Lightning wants to be told. It would weigh, and round, by the size of a batch.
         self.log_dict(values, sync_dist=True, batch_size=1)
 
-    def _reset(self, split: Stage) -> None:
+    def _reset(self, split: Split) -> None:
         for metric in self._means(split).values():
             metric.reset()
 
-    def _means(self, split: Stage) -> dict[str, SampleMean]:
+    def _means(self, split: Split) -> dict[str, SampleMean]:
         metrics = self.get_submodule(f"{split}_metrics")
         return {name: metric for name, metric in metrics.named_children() if isinstance(metric, SampleMean)}
 

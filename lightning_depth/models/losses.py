@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,17 +60,18 @@ def correct(outputs: Float[Tensor, "..."], targets: Shaped[Tensor, "..."], shape
     return outputs.argmax(dim=-1) == targets
 
 
-def _leading(outputs: Tensor, targets: Tensor, shapes: Shapes) -> tuple[int, ...]:
+def _leading(outputs: Tensor, targets: Tensor, shapes: Shapes) -> torch.Size:
     """(*replicas, n), which outputs and targets share."""
-    own = () if shapes.target is None else shapes.target
-    leading = tuple(targets.shape[: targets.dim() - len(own)])
-    sample = tuple(outputs.shape[len(leading) :])
-    fits = len(leading) > 0 and tuple(targets.shape) == (*leading, *own) and tuple(outputs.shape) == (*leading, *sample)
     if shapes.target is None:
-        fits = fits and not targets.is_floating_point() and len(sample) == 1 and sample[0] >= shapes.outputs
-    elif fits:
-        fits = targets.is_floating_point() and outputs.numel() == targets.numel()
-    if not fits:
+        leading = targets.shape
+        fits = outputs.shape[:-1] == leading and outputs.shape[-1:] >= (shapes.outputs,)
+        fits = fits and not targets.is_floating_point()
+    else:
+        axes = targets.dim() - len(shapes.target)
+        leading = targets.shape[: max(axes, 0)]
+        fits = targets.shape[len(leading) :] == shapes.target and outputs.shape[: len(leading)] == leading
+        fits = fits and outputs.numel() == targets.numel() and targets.is_floating_point()
+    if not fits or not leading:
         wanted = f"{shapes.classes} classes" if shapes.target is None else f"numbers of shape {shapes.target}"
         raise UserError(
             f"The network returns {tuple(outputs.shape)}, the targets are {targets.dtype} {tuple(targets.shape)}:\n"

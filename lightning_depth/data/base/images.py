@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_depth.data.base.batches import Augmentation, EpochOrder, TensorBatches
-from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.sources import AbstractImages, SourceSplit
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 from lightning_depth.seeds import generator
 
 UNMIRRORED: dict[Augmentation, Augmentation] = {
@@ -170,7 +171,7 @@ class AbstractImageData(AbstractMemoryData):
         return self._normalisation
 
     @property
-    def validated(self) -> Stage:
+    def validated(self) -> Split:
         """The test split, as in the papers, or what `val_fraction` holds out."""
         return "test" if self.val_fraction == 0 else "val"
 
@@ -193,7 +194,7 @@ class AbstractImageData(AbstractMemoryData):
             self.crop_ratio,
         )
 
-    def split(self, name: Stage) -> Loaded:
+    def split(self, name: Split) -> Loaded:
         """The images of a split, uint8 (N, H, W, C), and their labels, renumbered."""
         if name not in self._loaded:
             with torch.inference_mode(False):

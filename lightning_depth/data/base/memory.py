@@ -15,8 +15,6 @@ from lightning_depth.errors import UserError
 from lightning_depth.results import Split
 from lightning_depth.seeds import generator
 
-Stage = Split
-
 
 class Loaded(NamedTuple):
     """A split in memory: inputs (N, ...), uint8 images (N, H, W, C) or floating-point, and targets (N, ...)."""
@@ -75,7 +73,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """
 
     @abstractmethod
-    def split(self, name: Stage) -> Loaded:
+    def split(self, name: Split) -> Loaded:
         """A split, on the CPU; the same tensors at every call."""
 
     @abstractmethod
@@ -98,7 +96,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
         return None
 
     @property
-    def validated(self) -> Stage:
+    def validated(self) -> Split:
         """On which split validation is done."""
         return "val"
 
@@ -180,7 +178,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
         skip: int = batches.processed if fit.restarting and epochs.ready > ended else 0  # type: ignore[attr-defined]
         return ended, skip
 
-    def _on_device(self, name: Stage) -> Loaded:
+    def _on_device(self, name: Split) -> Loaded:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if (name, device) not in self._resident:
             with torch.inference_mode(False):  # validation may ask first, and training must be able to use the copy

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_depth.data.base.batches import EpochOrder, TensorBatches
-from lightning_depth.data.base.memory import AbstractMemoryData, Loaded, Stage
+from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.sources import Source
 from lightning_depth.errors import UserError
+from lightning_depth.results import Split
 from lightning_depth.seeds import generator
 
 ROWS = 1024  # samples drawn at a time, always whole: so the first samples are the same however many are wanted
@@ -60,10 +61,10 @@ class AbstractTensorData(AbstractMemoryData):
         if train_samples < 1 or test_samples < 1:
             raise UserError(f"train_samples={train_samples}, test_samples={test_samples}: both must be at least 1.")
         self.train_samples, self.test_samples = train_samples, test_samples
-        self._made: dict[Stage, Loaded] = {}
+        self._made: dict[Split, Loaded] = {}
 
     @abstractmethod
-    def make(self, split: Stage, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs (samples, ...), floating-point, and targets: int64 classes (samples,), or numbers (samples, ...).
 
         Everything random comes from `stream`, the split's own. What the splits share (a teacher, a label function) is
@@ -78,7 +79,7 @@ class AbstractTensorData(AbstractMemoryData):
         """Made from the seed."""
         return Source(type(self).__name__, "synthetic", f"seed {self.effective_seed}")
 
-    def split(self, name: Stage) -> Loaded:
+    def split(self, name: Split) -> Loaded:
         """A split, made once."""
         if name not in self._made:
             samples = self.train_samples if name == "train" else self.test_samples
