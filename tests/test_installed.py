@@ -16,9 +16,8 @@ def wheel(tmp_path_factory):
     """A wheel of a clean copy: a build leaves files beside the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    subprocess.run(
-        ["tar", "cf", folder / "copy.tar", "--null", "-T", "-"], cwd=ROOT, input=tracked, text=True, check=True
-    )
+    tar = ["tar", "cf", folder / "copy.tar", "--null", "-T", "-"]
+    subprocess.run(tar, cwd=ROOT, input=tracked, text=True, check=True)
     (folder / "copy").mkdir()
     subprocess.run(["tar", "xf", folder / "copy.tar", "-C", folder / "copy"], check=True)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -29,9 +28,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_has_the_shelf_in_the_package_and_no_other_module(wheel):
     with ZipFile(wheel) as file:
         names = file.namelist()
-    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {
-        "lightning_depth"
-    }
+    assert {top for name in names if not (top := name.split("/")[0]).endswith(".dist-info")} == {"lightning_depth"}
     ours = {f"lightning_depth/callbacks/{path.name}" for path in (ROOT / "callbacks").glob("*.py*")}
     assert ours <= set(names)
     assert "lightning_depth/models/__init__.pyi" in names
@@ -44,7 +41,7 @@ def test_a_project_with_a_folder_callbacks_of_its_own_is_not_disturbed(wheel, tm
     (project / "callbacks").mkdir(parents=True)
     (project / "callbacks" / "__init__.py").write_text("mine = True\n")
     code = (
-        "import lightning_depth; from lightning_depth.callbacks import OperatorNorm; from lightning_depth import plugins\n"
+        "import lightning_depth\nfrom lightning_depth import plugins\nfrom lightning_depth.callbacks import OperatorNorm\n"
         "assert 'OperatorNorm' in plugins.built_in(); import sys; assert 'callbacks' not in sys.modules\n"
         "import callbacks; assert callbacks.mine; print(lightning_depth.__file__)\n"
     )
