@@ -41,7 +41,8 @@ def test_a_project_with_a_folder_callbacks_of_its_own_is_not_disturbed(wheel, tm
     (project / "callbacks").mkdir(parents=True)
     (project / "callbacks" / "__init__.py").write_text("mine = True\n")
     code = (
-        "import lightning_depth\nfrom lightning_depth import plugins\nfrom lightning_depth.callbacks import OperatorNorm\n"
+        "import lightning_depth\nfrom lightning_depth import plugins\n"
+        "from lightning_depth.callbacks import OperatorNorm\n"
         "assert 'OperatorNorm' in plugins.built_in(); import sys; assert 'callbacks' not in sys.modules\n"
         "import callbacks; assert callbacks.mine; print(lightning_depth.__file__)\n"
     )
