@@ -5,7 +5,11 @@ from lightning_depth.probes import AbstractProbe
 
 HEADER = "| probe | reading | definition | cost | source |\n| --- | --- | --- | --- | --- |"
 LAST = "| every probe | `seconds` | what the look cost, its share of the shared forward pass included | | |"
-SHELF = [c for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, AbstractProbe)]
+SHELF = [
+    c
+    for c in (getattr(callbacks, name) for name in dir(callbacks))
+    if isinstance(c, type) and issubclass(c, AbstractProbe)
+]
 
 
 def table(probes):

@@ -235,7 +235,7 @@ def warnings_of_training(module, *probes, data=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_trains_such_a_network_alone_is_warned_once_by_name(kind):
-    said = warnings_of_training(Foreign(Narrow(kind)), WeightDistance(), WeightDistance(every=2))
+    said = warnings_of_training(Foreign(Narrow(kind)), WeightDistance(), WeightDistance(every=2, name="again"))
     assert len(said) == (kind not in UNSEEN)
     for message in said:
         assert "model.conv" in message
@@ -305,25 +305,25 @@ def test_a_probe_that_takes_gradients_of_weights_takes_no_wrong_ones():
     class Gradient(AbstractProbe):
         count = 0
 
-        def ask(self):
+        def ask(self, network):
             with torch.enable_grad(), Strided() as strided:
-                loss = self.network(torch.rand(4, 3, 8, 8)).square().sum()
-                torch.autograd.grad(loss, list(self.network.parameters()))
+                loss = network(torch.rand(4, 3, 8, 8)).square().sum()
+                torch.autograd.grad(loss, list(network.parameters()))
             self.count += strided.count
 
-        def select(self, calls):
-            self.ask()
-            return []
+        def select(self, look):
+            self.ask(look.network)
+            return look.calls[:1]
 
-        def between_splits(self):
-            self.ask()
+        def observe(self, seen):
+            self.ask(network)
 
-        def measure(self):
-            self.ask()
-            yield "", "strided", self.count
+        def measure(self, look):
+            self.ask(look.network)
+            yield "", "strided", float(self.count)
 
-    probe = Gradient()
-    trainer([probe]).validate(Foreign(Narrow("layer")), loaders()[1], verbose=False)
+    probe, network = Gradient(), Foreign(Narrow("layer"))
+    trainer([probe]).validate(network, loaders()[1], verbose=False)
     assert {reading.key: reading.value for reading in probe.readings}["strided"] == 0
 
 

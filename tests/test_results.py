@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import lightning_depth
-from lightning_depth import callbacks, results
+from lightning_depth import results
 from lightning_depth.errors import UserError
 from lightning_depth.figures.directions import better, directions
 from lightning_depth.figures.report import draw
-from lightning_depth.probes import AbstractProbe, Key
+from lightning_depth.probes import Key
 from lightning_depth.results import Reading, Table
 from lightning_depth.studies.search import Search
+from tests.table_of_probes import SHELF
 
 PACKAGE = Path(lightning_depth.__file__).parent
 OLD = Path(__file__).parent / "figures" / "old_run"  # of before there was a column `at`
@@ -142,7 +143,7 @@ def test_a_config_is_there_or_a_mistake(tmp_path):
 
 def test_declarations_are_kept_beside_those_of_other_probes(tmp_path):
     assert results.read_declarations(tmp_path) == {}
-    shelf = [c() for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, AbstractProbe)]
+    shelf = [c() for c in SHELF]
     for probe in shelf:
         results.write_declarations(tmp_path, {probe.name: probe.declaration})
     assert results.read_declarations(tmp_path) == {probe.name: probe.declaration for probe in shelf}

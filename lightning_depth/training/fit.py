@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lightning_depth.config.resolve import Config
 from lightning_depth.results import CONFIG
@@ -74,7 +74,7 @@ def look(
     metrics = found[0] if isinstance(found, list) and found and isinstance(found[0], Mapping) else {}
     shown = {key: value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
     for key, value in shown.items():
-        rank_zero_info(f"  {key:14} {value:.10g}")
+        rank_zero_only(print)(f"  {key:14} {value}", flush=True)
 
 
 def _check(config: Config, wanted: Any) -> None:

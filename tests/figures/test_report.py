@@ -19,13 +19,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from lightning_depth import callbacks, results
+from lightning_depth import results
 from lightning_depth.errors import UserError
 from lightning_depth.figures import report as report_module
 from lightning_depth.figures.curves import _limit_y
 from lightning_depth.figures.report import draw, report
 from lightning_depth.figures.wording import short_names
-from lightning_depth.probes import AbstractProbe
+from tests.table_of_probes import SHELF
 
 SUMMARY: dict[str, Any] = {
     "run": "resnet_depth18_width16_seed0",
@@ -63,10 +63,7 @@ RESNET50 = [*resnet_layers((3, 4, 6, 3), 3)[:-1], "net.stage4.2.proj", "net.stag
 STAGES = ["net.stem", "net.stage1", "net.stage2", "net.stage3", "net.stage4", "net.fc"]
 
 
-SHELF = {
-    probe.declaration.kind: probe.declaration
-    for probe in (c() for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, AbstractProbe))
-}
+SHELF = {probe.declaration.kind: probe.declaration for probe in (c() for c in SHELF)}
 READINGS = ["epoch", "probe", "layer", "key", "value"]
 
 

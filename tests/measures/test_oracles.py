@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import scipy
 import torch
+from lightning.pytorch import LightningModule
 from sklearn.metrics.pairwise import cosine_similarity, linear_kernel
 from torch import Tensor, nn
 
@@ -42,6 +43,7 @@ from lightning_depth.measures.spectra import (
     threshold_rank,
 )
 from lightning_depth.measures.weights import relative_distance
+from lightning_depth.probes import Look
 
 
 class Layer(NamedTuple):
@@ -124,8 +126,10 @@ def test_the_readings_of_spectrum_are_weightwatchers(layers: dict[str, Layer], n
     module, row, eigenvalues, unscaled = layers[name]
     halved = 2 if name == "pointwise" else 1
     probe = callbacks.Spectrum()
-    probe._weights = {name: module.weight.detach().flatten(1)}
-    found = {key: value for _, key, value in probe.measure()}
+    network = LightningModule()
+    network.add_module(name, module)
+    look = Look(network, [], "val", 1, 0, 1, lambda split, samples: (Tensor(), Tensor()))
+    found = {key: value for _, key, value in probe.measure(look)}
     assert float(eigenvalues.max()) * halved == pytest.approx(float(unscaled.max()), rel=1e-12)
     assert found["spectral_norm"] == pytest.approx(row["sv_max"] * math.sqrt(halved), rel=1e-10)
     assert found["spectral_norm"] ** 2 == pytest.approx(row["spectral_norm"] * halved, rel=1e-10)
