@@ -62,6 +62,7 @@ ON_THE_COMMAND_LINE = {
     "--model.dept 12": "dept. Did you mean depth?",
     "--model.init_args.dept=12": "dept. Did you mean depth?",
     "--trainer.max_epoch 3": "trainer.max_epoch. Did you mean max_epochs?",
+    "--model.stop_at_train_acc 1.0": "Unknown key stop_at_train_acc. It is goals.train_acc now.",
     "--data.batchsize 3": "batchsize. Did you mean batch_size?",
     "--run.nam x": "run.nam. Did you mean name?",
     "--model.optimizer SGD --model.optimizer.lrr 1": "lrr. Did you mean lr?",

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
 LONGEST = 120
 RENAMED = {"held_out": "val"}  # values of earlier versions
+MOVED = {"stop_at_train_acc": "goals.train_acc", "stop_at_train_loss": "goals.train_loss", "check_every": "goals.every"}
 
 
 def readable(message: str, known: Iterable[str] = ()) -> str:
@@ -44,6 +45,8 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
     word = option.lstrip("-").rstrip("+")
     where = f" in {key}" if key else ""
     parts = word.split(".")
+    if parts[-1] in MOVED:
+        return f"Unknown key {word}{where}. It is {MOVED[parts[-1]]} now."
     wrong = next((part for part in parts if part not in known), None)
     hint = _near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
     return f"Unknown key {word}{where}.{hint}"
