@@ -59,22 +59,22 @@ def evaluate(config: Config) -> None:
     home = checkpoint.resolve().parent.parent if checkpoint is not None and inside else root
     title = f"{config.command}-{checkpoint.stem if checkpoint is not None and inside else name}"
     record = ProbeRecord(home, title, checkpoint if inside else None, provenance(config), needed=False)
-    look(config, data, [record] if config.command != "predict" else [], checkpoint)
+    found = look(config, data, [record] if config.command != "predict" else [], checkpoint)
+    for key, value in found.items():
+        rank_zero_only(print)(f"  {key:14} {value}", flush=True)
 
 
 def look(
     config: Config, data: LightningDataModule | None, more: Sequence[Callback] = (), checkpoint: Path | None = None
-) -> None:
-    """Show a network the samples of a split, with `more` callbacks, and print its metrics."""
+) -> dict[str, float]:
+    """Show a network the samples of a split, with `more` callbacks; its metrics of that split."""
     with warnings.catch_warnings():
         # Lightning says this of a checkpoint that is looked at and not resumed.
         warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
         warnings.filterwarnings("ignore", message="The dirpath has changed")
         found = run(config, data, more=more, checkpoint=checkpoint)
     metrics = found[0] if isinstance(found, list) and found and isinstance(found[0], Mapping) else {}
-    shown = {key: value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
-    for key, value in shown.items():
-        rank_zero_only(print)(f"  {key:14} {value}", flush=True)
+    return {key: value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
 
 
 def _check(config: Config, wanted: Any) -> None:
