@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
-SMOKE  ?= tests/test_resolve.py tests/test_resume.py tests/test_configs.py tests/probes/test_readings.py tests/models
+SMOKE  ?= tests/test_resolve.py tests/test_resume.py tests/test_configs.py tests/probes/test_readings.py tests/models tests/test_convolutions.py
 
 .PHONY: fit test lint stubs bench lowest clean
 
