@@ -292,6 +292,21 @@ def test_a_scripted_layer_cannot_be_cured_and_is_named():
     assert [name for name, _ in layers_at_risk(nn.Sequential(scripted))] == ["0"]
 
 
+def test_a_pointwise_layer_has_a_pointwise_kernel():
+    with pytest.raises(ValueError, match="1 x 1 kernel, not"):
+        PointwiseConv2d(3, 4, 3, stride=2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"padding": 1}, {"output_padding": (1, 0)}, {"output_padding": 3, "dilation": 4}]
+)
+def test_a_transposed_convolution_is_the_same_function(arguments):
+    net, x = nn.ConvTranspose2d(3, 4, 1, stride=(2, 3), **arguments).double(), torch.rand(2, 3, 5, 4).double()
+    expected = net(x)
+    with subsample_first():
+        torch.testing.assert_close(net(x), expected)
+
+
 def test_torchs_functions_are_torchs_again_afterwards():
     before = F.conv2d, torch.conv2d, torch.convolution, F.conv_transpose2d
     with subsample_first():

@@ -27,9 +27,18 @@ SAFE = 16
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with a 1 x 1 kernel, which subsamples its input first: the same function, parameters and names."""
+    """`nn.Conv2d` with a 1 x 1 kernel, which subsamples its input first: the same function, parameters and names.
+
+    Raises:
+        ValueError: the kernel is larger.
+    """
 
     applies_its_weight = True  # its `_conv_forward` is another than that of nn.Conv2d, and the same map
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.kernel_size != (1, 1):
+            raise ValueError(f"a pointwise convolution has a 1 x 1 kernel, not {self.kernel_size}")
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if max(self._reversed_padding_repeated_twice) > 0:
@@ -119,22 +128,23 @@ def _transposed(
     out: Tensor = func(input, weight, None, groups=groups)
     for dim, (step, side, extra) in enumerate(zip(steps, sides, more, strict=True), start=out.dim() - len(steps)):
         size = out.shape[dim]
-        spread = F.pad(out.movedim(dim, -1)[..., None], [0, step - 1]).flatten(-2).movedim(-1, dim)
-        out = spread.narrow(dim, side, (size - 1) * step + 1 + extra - 2 * side)
+        spread = F.pad(out.movedim(dim, -1)[..., None], [0, step - 1]).flatten(-2)
+        # Where there is dilation too, the output padding may be larger than the stride.
+        out = F.pad(spread, [0, extra]).narrow(-1, side, (size - 1) * step + 1 + extra - 2 * side).movedim(-1, dim)
     return out if bias is None else out + bias.view(-1, *[1] * len(steps))
 
 
 def _general(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor | None:
     """What stands for `torch.convolution`, which is both of them in any number of dimensions."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
-    said = dict(zip(names, args, strict=False)) | kwargs
-    dims = said["weight"].dim() - 2
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    dims = arguments["weight"].dim() - 2
     if dims > 2:
         return None
-    transposed, output_padding = said.pop("transposed"), said.pop("output_padding")
+    transposed, output_padding = arguments.pop("transposed"), arguments.pop("output_padding")
     if transposed:
-        return _transposed(_torchs[f"conv_transpose{dims}d"], **said, output_padding=output_padding)
-    return _convolution(_torchs[f"conv{dims}d"], **said)
+        return _transposed(_torchs[f"conv_transpose{dims}d"], **arguments, output_padding=output_padding)
+    return _convolution(_torchs[f"conv{dims}d"], **arguments)
 
 
 def _standing_for(func: Callable[..., Tensor], instead: Callable[..., Tensor | None]) -> Callable[..., Tensor]:
@@ -205,15 +215,15 @@ def layers_at_risk(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _is_at_risk(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
-        return getattr(module, "original_name", "") in ("Conv1d", "Conv2d") and _is_strided(module)
+        return getattr(module, "original_name", "") in ("Conv1d", "Conv2d") and _is_narrow_and_strided(module)
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d):
         return False
-    if isinstance(module, PointwiseConv2d) or not _is_strided(module):
+    if isinstance(module, PointwiseConv2d) or not _is_narrow_and_strided(module):
         return False
     return next(module.parameters()).dtype != torch.float64
 
 
-def _is_strided(module: Any) -> bool:
+def _is_narrow_and_strided(module: Any) -> bool:
     narrow = min(module.in_channels, module.out_channels) > 0 and module.groups == 1
     if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d):
         narrow = narrow and module.out_channels < SAFE and max(module.output_padding) > 0
