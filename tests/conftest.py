@@ -1,5 +1,8 @@
 """How tests are shared out among processes: a test that brings its process down has failed, and is not tried again."""
 
+import sys
+
+import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 
@@ -27,3 +30,13 @@ class FailOnce(LoadGroupScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return FailOnce(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+@pytest.fixture(autouse=True)
+def loaders_as_torch_has_them():
+    """One test's Trainer whose data raise must not change the next test's loaders."""
+    yield
+    if "lightning" in sys.modules:
+        from lightning_depth.training.restore_loaders import restore_loaders
+
+        restore_loaders()

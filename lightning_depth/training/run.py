@@ -29,6 +29,7 @@ from lightning_depth.seeds import Seeded
 from lightning_depth.training.atomic_checkpoints import AtomicCheckpoints
 from lightning_depth.training.callbacks import callbacks
 from lightning_depth.training.loggers import prepare
+from lightning_depth.training.restore_loaders import restore_loaders
 
 # How `load_from_checkpoint` makes the module again, as with Lightning's own command line.
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -95,6 +96,8 @@ def run(
         if re.search(r"No space left|PytorchStreamWriter|file write failed", str(error)):
             raise OSError(errno.ENOSPC, "No space left on device") from error
         raise
+    finally:
+        restore_loaders()
 
 
 def _make(

@@ -6,8 +6,10 @@ import shlex
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_depth.config.resolve import resolve
+from lightning_depth.errors import UserError
 from lightning_depth.training.run import locate, run
 
 DATA = "--data RandomLabels --data.data KLocal --data.data.dimension 5 --data.data.k 2 --data.data.train_samples 40"
@@ -58,6 +60,21 @@ def test_a_cell_without_a_seed_has_that_of_a_run_of_seed_0():
     none = trained("false")
     for key in ("net.layer1.weight", "labels", "order"):
         assert torch.equal(none[key], zero[key]), key
+
+
+def test_a_cell_whose_data_fail_leaves_the_loaders_of_the_next_as_they_were(monkeypatch):
+    def as_they_are():
+        return [kind.__init__ for kind in (DataLoader, BatchSampler)] + [DataLoader.__setattr__]
+
+    def missing():
+        raise UserError("the images are gone")
+
+    before, config = as_they_are(), resolve("fit", WORDS)
+    data = locate(config)
+    monkeypatch.setattr(data, "train_dataloader", missing)
+    with pytest.raises(UserError, match="are gone"):
+        run(config, data)
+    assert as_they_are() == before
 
 
 def test_goals_are_keys_of_a_config():
