@@ -11,7 +11,7 @@ from typing import NamedTuple
 import yaml
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lightning_depth.cli.train"])
+SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
 class Ended(NamedTuple):

