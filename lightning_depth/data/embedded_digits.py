@@ -25,11 +25,9 @@ class EmbeddedDigits(AbstractImageData):
     names = tuple("0123456789")
 
     def find(self) -> Source:
-        """Always there."""
         return EMBEDDED
 
     def read(self, split: SourceSplit) -> Arrays:
-        """A split, see the class."""
         return embedded_digits(split)
 
 

@@ -32,13 +32,12 @@ class Folds(AbstractWrapped):
     """
 
     def __init__(self, data: AbstractMemoryData, fold: int = 0, folds: int = 10, seed: int | None = None) -> None:
-        super().__init__(data, seed)
+        super().__init__(data, f"fold {fold} of {folds} held out", seed)
         if folds < 2:
-            raise UserError(f"folds={folds}: it must be at least 2, one to validate on and the others to train on.")
+            raise UserError(f"{folds=}: it must be at least 2, one to validate on and the others to train on.")
         if not 0 <= fold < folds:
-            raise UserError(f"fold={fold}: {folds} folds count from 0 to {folds - 1}.")
+            raise UserError(f"{fold=}: {folds} folds count from 0 to {folds - 1}.")
         self.fold, self.folds = fold, folds
-        self._parts: dict[Split, Loaded] = {}
 
     def members(self, fold: int) -> Int64[Tensor, " n"]:
         """The training samples of the data set that `fold` validates on, ascending."""
@@ -48,30 +47,16 @@ class Folds(AbstractWrapped):
         shuffled = torch.randperm(samples, generator=generator(self.effective_change_seed, "folds"))
         return shuffled[fold :: self.folds].sort().values
 
-    @property
-    def change(self) -> str:
-        """Which fold is held out."""
-        return f"fold {self.fold} of {self.folds} held out"
-
-    def setup(self, stage: str | None = None) -> None:
-        """Divide the training split."""
-        self.split("train")
-
-    def split(self, name: Split) -> Loaded:
-        """The folds that are trained on, the one that is validated on, or the data set's own test split."""
+    def load(self, name: Split) -> dict[Split, Loaded]:
+        """The folds that are trained on and the one that is validated on, or the data set's own test split."""
         self.locate()
         if name == "test":
-            return self.data.split("test")
-        if name not in self._parts:
-            inputs, targets = self.data.split("train")
-            held = torch.zeros(len(targets), dtype=torch.bool)
-            held[self.members(self.fold)] = True
-            with torch.inference_mode(False):
-                self._parts["train"] = Loaded(inputs[~held], targets[~held])
-                self._parts["val"] = Loaded(inputs[held], targets[held])
-        return self._parts[name]
+            return {"test": self.data.split("test")}
+        inputs, targets = self.data.split("train")
+        held = torch.zeros(len(targets), dtype=torch.bool)
+        held[self.members(self.fold)] = True
+        return {"train": Loaded(inputs[~held], targets[~held]), "val": Loaded(inputs[held], targets[held])}
 
     @property
     def val_source(self) -> str:
-        """What validation is done on, in words."""
         return f"fold {self.fold} of {self.folds} of the training split"

@@ -46,15 +46,12 @@ class GaussianInputs(AbstractTensorData):
     ) -> None:
         super().__init__(train_samples, test_samples, batch_size, eval_batch_size, seed)
         if not shape or min(shape) < 1 or (outputs is not None and outputs < 1):
-            raise UserError(f"shape={list(shape)}, outputs={outputs}: every size must be at least 1.")
+            raise UserError(f"shape={list(shape)}, {outputs=}: every size must be at least 1.")
         if targets == "inputs" and outputs is not None:
-            raise UserError(
-                f"outputs={outputs}: an input that is its own target says how many there are. Leave it out."
-            )
+            raise UserError(f"{outputs=}: an input that is its own target says how many there are. Leave it out.")
         self.shape, self.targets = tuple(shape), targets
         self.outputs = math.prod(shape) if outputs is None else outputs
 
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         x = normal(samples, self.shape, stream)
         return x, x.clone() if self.targets == "inputs" else torch.zeros(samples, self.outputs)

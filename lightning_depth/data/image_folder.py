@@ -16,7 +16,6 @@ class ImageFolder(AbstractImageData):
     """
 
     def find(self) -> Source:
-        """The folder itself."""
         if not (self.root / "train").is_dir() or not class_folders(self.root / "train"):
             raise UserError(
                 f"There are no images in {self.root}/train/<class>/*.png|jpg|jpeg: set root to their folder."
@@ -29,11 +28,10 @@ class ImageFolder(AbstractImageData):
         return Source(self.root.resolve().name, "image folder", str(self.root))
 
     def read(self, split: SourceSplit) -> ImageFiles:
-        """The files of a split."""
         if not (self.root / split).is_dir():
             raise UserError(f"There is no folder {self.root}/{split} to test on.")
         names = class_folders(self.root / "train")
         unknown = sorted(set(class_folders(self.root / split)) - set(names))
         if unknown:
             raise UserError(f"{self.root / split / unknown[0]} has no counterpart in {self.root}/train.")
-        return image_files(self.root / split, names, self.in_channels if split == "test" else None)
+        return image_files(self.root / split, names, self.input_shape[0] if split == "test" else None)

@@ -2,21 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
-from lightning_depth.data.base.imagenet_classes import SORTED_NAMES, by_name
-from lightning_depth.data.base.images import AbstractImageData, class_number
-from lightning_depth.data.base.published import stand_in
+from lightning_depth.data.base.imagenet_classes import SORTED_NAMES
+from lightning_depth.data.base.published import AbstractReplaceableImages
 from lightning_depth.data.base.sources import AbstractImages, Source, SourceSplit, class_folders, image_files
-from lightning_depth.data.embedded_digits import embedded_digits
 from lightning_depth.errors import UserError
 
-TITLE = "ImageNet"
 CONSTANTS = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @final
-class ImageNet(AbstractImageData):
+class ImageNet(AbstractReplaceableImages):
     """ImageNet from `<root>/imagenet/{train,val}/<class>/*.JPEG`; a folder's name is a WordNet id or a class's name.
 
     The validation images are the test split. Any part of ImageNet will do: the classes are those whose folders are
@@ -28,63 +25,47 @@ class ImageNet(AbstractImageData):
     of which they show less, and less sharply, than in torchvision's pipeline.
 
     Args:
-        root: the folder that holds `imagenet`.
-        classes: as in `AbstractImageData`, by name (kit_fox), WordNet id (n02119789) or number.
         image_size: side of the square to which every image is reduced.
         centre: side of the central square that is cut out of every image, as a part of its shorter side; 0.875 is
             torchvision's Resize(256), CenterCrop(224).
         max_bytes: the most that the images of a split may take in memory.
-        fallback: as in `AbstractPublishedImages`; "embedded_digits" puts the digits 0, 1, ... in the place of the
-            (first ten) classes asked for.
-        kwargs: the arguments of `AbstractImageData`.
+        kwargs: the arguments of `AbstractReplaceableImages`; `root` is the folder that holds `imagenet`, and `classes`
+            go by name (kit_fox), WordNet id (n02119789) or number.
 
     Raises:
         UserError: a number is out of its range.
     """
 
+    title = "ImageNet"
     names = tuple(SORTED_NAMES.values())
+    aliases = SORTED_NAMES
 
     def __init__(
-        self,
-        root: str = "data",
-        classes: list[str | int] | None = None,
-        image_size: int = 224,
-        centre: float = 0.875,
-        max_bytes: int = 8_000_000_000,
-        fallback: Literal["embedded_digits"] | None = None,
-        **kwargs: Any,
+        self, image_size: int = 224, centre: float = 0.875, max_bytes: int = 8_000_000_000, **kwargs: Any
     ) -> None:
-        super().__init__(root=root, classes=by_name(classes), image_size=image_size, **kwargs)
+        super().__init__(image_size=image_size, **kwargs)
         if not 0 < centre <= 1:
-            raise UserError(f"centre={centre}: it must be above 0 and at most 1.")
-        self.centre, self.max_bytes, self.fallback = centre, max_bytes, fallback
+            raise UserError(f"{centre=}: it must be above 0 and at most 1.")
+        self.centre, self.max_bytes = centre, max_bytes
 
     def find(self) -> Source:
         """The folder, and which classes are in it."""
         home = self.root / "imagenet"
         if (home / "train").is_dir() and (home / "val").is_dir():
-            there = class_folders(home / "train")
             # Sorted by WordNet id; folders of other names come after them.
             ids = {name: wnid for wnid, name in SORTED_NAMES.items()}
-            there = sorted(there, key=lambda name: ids.get(name, name))
             self.folders: dict[str, list[str]] = {}
-            for name in there:
+            for name in sorted(class_folders(home / "train"), key=lambda name: ids.get(name, name)):
                 self.folders.setdefault(SORTED_NAMES.get(name, name), []).append(name)
             self.names = tuple(self.folders)
-            return Source(TITLE, "image folder", str(home))
+            return Source(self.title, "image folder", str(home))
         absent = f"is not in {home}, and nothing downloads it"
         remedy = f"Put its images in {home}/{{train,val}}/<WordNet id>/*.JPEG (a link to the folder will do)."
-        return stand_in(self.fallback, TITLE, absent, remedy)
+        return self.stand_in(absent, remedy)
 
-    def read(self, split: SourceSplit) -> AbstractImages:
-        """The files of the classes asked for."""
-        source = self.locate()
-        if source.fallback:
-            return embedded_digits(split)
-        wanted = {name for name in self.names if self.classes is None}
-        for asked in self.classes or []:
-            wanted.add(self.names[class_number(asked, self.names)])
-        # To list a thousand folders of a thousand files takes long, so only those asked for are.
+    def read_found(self, split: SourceSplit, source: Source) -> AbstractImages:
+        """The files of the classes asked for: to list a thousand folders of a thousand files takes long."""
+        wanted = {self.names[number] for number in self.class_numbers(self.classes, self.names)}
         folders = {name: parts if name in wanted else [] for name, parts in self.folders.items()}
         folder = Path(source.path) / ("val" if split == "test" else "train")
         files = image_files(folder, self.names, 3, CONSTANTS, folders)

@@ -4,21 +4,18 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from lightning_depth.data.base.imagenet_classes import DEVKIT_NAMES, by_name
-from lightning_depth.data.base.images import AbstractImageData, class_number
-from lightning_depth.data.base.pickles import read_pickle
-from lightning_depth.data.base.published import stand_in
+from lightning_depth.data.base.imagenet_classes import DEVKIT_NAMES
+from lightning_depth.data.base.pickles import from_planes, read_pickle
+from lightning_depth.data.base.published import AbstractReplaceableImages
 from lightning_depth.data.base.sources import AbstractImages, Arrays, Source, SourceSplit
-from lightning_depth.data.embedded_digits import embedded_digits
 from lightning_depth.errors import UserError
 
-TITLE = "ImageNet32"
 BATCHES = {"train": tuple(f"train_data_batch_{i}" for i in range(1, 11)), "test": ("val_data",)}
 TWO = ("kit_fox", "English_setter")
 FIVE = (*TWO, "Siberian_husky", "Australian_terrier", "English_springer")
@@ -29,7 +26,7 @@ NICHANI2020_CLASSES = MappingProxyType(
 
 
 @final
-class ImageNet32(AbstractImageData):
+class ImageNet32(AbstractReplaceableImages):
     """ImageNet32 from `<root>/imagenet32/{train_data_batch_1, ..., train_data_batch_10, val_data}`, or the same `.npz`.
 
     These are the official files (image-net.org gives them to registered users: nothing is downloaded here). Pickles are
@@ -38,27 +35,13 @@ class ImageNet32(AbstractImageData):
     Classes go by the names or WordNet ids of `imagenet_classes`, or by number: 0, kit_fox, is label 1 of the files,
     whose order is that of ImageNet's development kit, not torchvision's. All ten files are read whatever is asked for,
     but only the classes asked for are kept: two take 8 MB of memory, all of them 4 GB, and twice that while they are
-    loaded. Normalised by the training images' own mean and deviation unless they are given.
-
-    Args:
-        root: the folder that holds `imagenet32`.
-        classes: as in `AbstractImageData`; `NICHANI2020_CLASSES` lists those of nichani2020.
-        fallback: as in `AbstractPublishedImages`; "embedded_digits" puts the digits 0, 1, ... in the place of the
-            (first ten) classes asked for.
-        kwargs: the arguments of `AbstractImageData`.
+    loaded. Normalised by the training images' own mean and deviation unless they are given. `NICHANI2020_CLASSES` lists
+    the classes of nichani2020.
     """
 
+    title = "ImageNet32"
     names = tuple(DEVKIT_NAMES.values())
-
-    def __init__(
-        self,
-        root: str = "data",
-        classes: list[str | int] | None = None,
-        fallback: Literal["embedded_digits"] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root=root, classes=by_name(classes), **kwargs)
-        self.fallback = fallback
+    aliases = DEVKIT_NAMES
 
     def find(self) -> Source:
         """The batch files, which must all be there in one of the two formats."""
@@ -67,29 +50,23 @@ class ImageNet32(AbstractImageData):
             files = [home / f"{name}{suffix}" for name in (*BATCHES["train"], *BATCHES["test"])]
             missing = [file for file in files if not file.is_file()]
             if not missing:
-                return Source(TITLE, "batch files", str(home), note="npz" if suffix else "")
+                return Source(self.title, "batch files", str(home), note="npz" if suffix else "")
             if len(missing) < len(files):
-                raise UserError(f"{TITLE} is incomplete: {missing[0]} is missing.\nPut the file there.")
+                raise UserError(f"{self.title} is incomplete: {missing[0]} is missing.\nPut the file there.")
         absent = f"is not in {home}, and only image-net.org has it"
         remedy = f"Put {BATCHES['train'][0]} to {BATCHES['train'][-1]} and val_data there, as pickles or as .npz files."
-        return stand_in(self.fallback, TITLE, absent, remedy)
+        return self.stand_in(absent, remedy)
 
-    def read(self, split: SourceSplit) -> AbstractImages:
+    def read_found(self, split: SourceSplit, source: Source) -> AbstractImages:
         """The images of the classes asked for, of all batches of a split."""
-        source = self.locate()
-        if source.fallback:
-            return embedded_digits(split)
-        wanted = None if self.classes is None else [class_number(asked, self.names) for asked in self.classes]
+        wanted = self.class_numbers(self.classes, self.names)
         images, labels = [], []
         for name in BATCHES[split]:
             pixels, numbers = read_batch(Path(source.path) / (f"{name}.npz" if source.note else name))
-            if wanted is not None:
-                kept = np.isin(numbers, wanted)
-                pixels, numbers = pixels[kept], numbers[kept]
-            images.append(np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)))
-            labels.append(numbers)
-        whole = np.concatenate(images)
-        return Arrays(torch.from_numpy(np.concatenate(labels)), list(self.names), None, torch.from_numpy(whole))
+            kept = np.isin(numbers, wanted)
+            images.append(pixels[kept])
+            labels.append(numbers[kept])
+        return Arrays(torch.from_numpy(np.concatenate(labels)), list(self.names), None, from_planes(images))
 
 
 def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "N 3072"], Int64[np.ndarray, " N"]]:
@@ -101,20 +78,20 @@ def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "N 3072"], Int64[np.ndarra
     batch = read_npz(path) if path.suffix == ".npz" else read_pickle(path)
     absent = {"data", "labels"} - batch.keys()
     if absent:
-        raise UserError(f"{path} is no batch of {TITLE}: it has no {min(absent)!r}.")
+        raise UserError(f"{path} is no batch of ImageNet32: it has no {min(absent)!r}.")
     data = batch["data"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
-        raise UserError(f"{path} is no batch of {TITLE}: its data are {found}, not uint8 (N, 3072).")
+        raise UserError(f"{path} is no batch of ImageNet32: its data are {found}, not uint8 (N, 3072).")
     listed = batch["labels"]
     plain = isinstance(listed, np.ndarray) or (isinstance(listed, list) and all(type(label) is int for label in listed))
     labels = np.asarray(listed) if plain else np.empty(0, object)
     if labels.dtype.kind not in "iu" or labels.shape != data.shape[:1]:
-        raise UserError(f"{path} is no batch of {TITLE}: its labels are not {len(data)} whole numbers, one an image.")
-    if len(labels) and not 1 <= labels.min() <= labels.max() <= len(DEVKIT_NAMES):
         raise UserError(
-            f"{path} has labels from {labels.min()} to {labels.max()}; {TITLE} has them from 1 to {len(DEVKIT_NAMES)}."
+            f"{path} is no batch of ImageNet32: its labels are not {len(data)} whole numbers, one an image."
         )
+    if len(labels) and not 1 <= labels.min() <= labels.max() <= 1000:
+        raise UserError(f"{path} has labels from {labels.min()} to {labels.max()}; ImageNet32 has them from 1 to 1000.")
     return data, labels.astype(np.int64) - 1
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_depth.data.base.tensors import ROWS, AbstractTensorData
@@ -18,9 +18,7 @@ def sample_ising(betas: Float[Tensor, " n"], sites: int, stream: torch.Generator
     P(s) is proportional to exp(-beta H(s)), H = sum_i s_i s_{i+1} with s_{d+1} = s_1 (mori2020 Equations 18 and 19 as
     printed: neighbours differ where beta > 0; a negative beta is the ferromagnet). The bonds s_i s_{i+1} are drawn
     independently, again until their product is +1 as on any ring (at most twice on average), and multiplied up.
-
-    Raises:
-        UserError: the number of sites is odd or not positive.
+    An odd ring is a `UserError`, here and in the functions below.
     """
     _check_even(sites)
     # P(s s' = +1) = e^{-beta} / (2 cosh beta)
@@ -36,24 +34,12 @@ def sample_ising(betas: Float[Tensor, " n"], sites: int, stream: torch.Generator
     return (1 - 2 * down).float()
 
 
-def ising_energy(spins: Float[Tensor, "n sites"]) -> Float[Tensor, " n"]:
-    """H = sum_i s_i s_{i+1} on a ring (mori2020 Equation 19).
-
-    >>> ising_energy(torch.tensor([[1.0, 1.0, 1.0, -1.0]]))
-    tensor([0.])
-    """
-    return (spins * spins.roll(-1, dims=1)).sum(dim=1)
-
-
 def energy_log_probabilities(
     sites: int, betas: Sequence[float]
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, "betas m"]]:
     """The energies an even ring can have, ascending, and the log probability of each at each beta; float64, exact.
 
     Of the d bonds an even number 2 j are -1, so H = d - 4 j, in 2 (d choose 2 j) configurations.
-
-    Raises:
-        UserError: the number of sites is odd or not positive.
 
     >>> energies, logs = energy_log_probabilities(4, [0.0])
     >>> energies.tolist(), [round(p, 3) for p in logs.exp()[0].tolist()]
@@ -74,9 +60,6 @@ def bayes_error(sites: int, betas: Sequence[float]) -> float:
 
     The energy says all that there is to know (mori2020 Appendix C), so 1 - (1/K) sum_H max_k P_k(H), exactly.
 
-    Raises:
-        UserError: the number of sites is odd or not positive.
-
     >>> round(bayes_error(10, [0.2, 0.2]), 4), round(bayes_error(500, [0.1, 0.3]), 4)
     (0.5, 0.0141)
     """
@@ -84,17 +67,6 @@ def bayes_error(sites: int, betas: Sequence[float]) -> float:
     # Summed as what is lost at each energy: a small error keeps its digits.
     lost = chances.sort(dim=0).values[:-1].sum()
     return float(lost / len(betas))
-
-
-def bayes_labels(spins: Float[Tensor, "n sites"], betas: Sequence[float]) -> Int64[Tensor, " n"]:
-    """The most likely of equally likely betas for each configuration, by its energy: `bayes_error` is its error.
-
-    Raises:
-        UserError: the number of sites is odd or not positive.
-    """
-    sites = spins.shape[1]
-    chances = energy_log_probabilities(sites, betas)[1]
-    return chances.argmax(dim=0)[((ising_energy(spins) + sites) / 4).long()]
 
 
 @final
@@ -120,16 +92,11 @@ class Ising(AbstractTensorData):
         super().__init__(**tensors)
         _check_even(sites)
         self.sites, self.betas = sites, [0.1, 0.3] if betas is None else betas
+        self.label_count = len(self.betas)
         if len(set(self.betas)) < 2:
-            raise UserError(f"betas={betas}: give at least two different inverse temperatures to be told apart.")
-
-    @property
-    def num_classes(self) -> int:
-        """One for each beta."""
-        return len(self.betas)
+            raise UserError(f"{betas=}: give at least two different inverse temperatures to be told apart.")
 
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         spins, labels = torch.empty(samples, self.sites), torch.empty(samples, dtype=torch.int64)
         betas = torch.tensor(self.betas)
         for start in range(0, samples, ROWS):  # whole blocks: a larger set begins with the smaller one
@@ -143,6 +110,6 @@ class Ising(AbstractTensorData):
 def _check_even(sites: int) -> None:
     if sites < 2 or sites % 2:
         raise UserError(
-            f"sites={sites}: the ring must have an even number of spins, 2 or more.\n"
+            f"{sites=}: the ring must have an even number of spins, 2 or more.\n"
             "On an odd ring not all neighbours can differ, and the sign of the Hamiltonian matters."
         )

@@ -1,8 +1,6 @@
 """Gaussian inputs with k-local and k-global labels (mori2020 2.1)."""
 
-import math
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -15,9 +13,7 @@ from lightning_depth.results import Split
 
 
 def k_local_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[Tensor, " n"]:
-    """The product of k components of each input, float64 (mori2020 Equation 1).
-
-    `indices` counts from 0.
+    """The product of k components of each input, counted from 0; float64 (mori2020 Equation 1).
 
     >>> k_local_feature(torch.tensor([[2.0, 5.0, -3.0]]), [0, 2])
     tensor([-6.], dtype=torch.float64)
@@ -27,9 +23,7 @@ def k_local_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[Te
 
 
 def k_global_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[Tensor, " n"]:
-    """The sum of that product over all shifts of each input on a ring, float64 (mori2020 Equation 2).
-
-    `indices` counts from 0.
+    """The sum of that product over all shifts of each input on a ring; float64 (mori2020 Equation 2).
 
     >>> k_global_feature(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), [0, 1])  # 1*2 + 2*3 + 3*4 + 4*1
     tensor([24.], dtype=torch.float64)
@@ -39,17 +33,6 @@ def k_global_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[T
     for i in indices:
         product *= x.roll(-i, dims=1)
     return product.sum(dim=1)
-
-
-def k_local_stability(k: int, strength: float) -> float:
-    """The chance that no change of one component by +-strength flips the k-local label of a Gaussian input.
-
-    s(v) = P(|x_i| > v)^k = erfc(v / sqrt 2)^k: the exact curve of the label in mori2020 Figure 5.
-
-    >>> round(k_local_stability(2, 1.0), 4)
-    0.1007
-    """
-    return math.erfc(strength / math.sqrt(2)) ** k
 
 
 class AbstractRelevantFeature(AbstractTensorData):
@@ -70,7 +53,9 @@ class AbstractRelevantFeature(AbstractTensorData):
         UserError: k is below 1 or above d, or the indices are not k different ones below d.
     """
 
-    classes = 2
+    label_count = 2
+    relevant: Callable[[Tensor, Sequence[int]], Tensor]
+    """From inputs (n, d) and indices to the relevant feature (n,), float64."""
 
     def __init__(
         self,
@@ -82,18 +67,12 @@ class AbstractRelevantFeature(AbstractTensorData):
     ) -> None:
         super().__init__(**tensors)
         if not 1 <= k <= dimension:
-            raise UserError(
-                f"k={k}, dimension={dimension}: a product needs from 1 to {dimension} different components."
-            )
+            raise UserError(f"{k=}, {dimension=}: a product needs from 1 to {dimension} different components.")
         if indices is not None and (len(set(indices)) != k or len(indices) != k):
-            raise UserError(f"indices={indices}: there must be k={k} different ones.")
+            raise UserError(f"{indices=}: there must be {k=} different ones.")
         if indices is not None and not 0 <= min(indices) <= max(indices) < dimension:
-            raise UserError(f"indices={indices}: they count from 0 to dimension - 1 = {dimension - 1}.")
+            raise UserError(f"{indices=}: they count from 0 to dimension - 1 = {dimension - 1}.")
         self.dimension, self.k, self.given, self.targets = dimension, k, indices, targets
-
-    @abstractmethod
-    def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The relevant feature of each input, float64."""
 
     @property
     def indices(self) -> list[int]:
@@ -103,8 +82,11 @@ class AbstractRelevantFeature(AbstractTensorData):
         shuffled = torch.randperm(self.dimension, generator=self.shared("indices"))
         return sorted(shuffled[: self.k].tolist())
 
+    def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The relevant feature of each input, float64."""
+        return self.relevant(x, self.indices)
+
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         x = normal(samples, (self.dimension,), stream)
         first = torch.cat([self.feature(some) >= 0 for some in torch.split(x, ROWS)])
         if self.targets == "signs":
@@ -116,15 +98,11 @@ class AbstractRelevantFeature(AbstractTensorData):
 class KLocal(AbstractRelevantFeature):
     """Gaussian inputs whose class is the sign of the product of k components (mori2020 Equation 1)."""
 
-    def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """See `k_local_feature`."""
-        return k_local_feature(x, self.indices)
+    relevant = staticmethod(k_local_feature)
 
 
 @final
 class KGlobal(AbstractRelevantFeature):
     """Gaussian inputs whose class is the sign of such a product summed over the ring (mori2020 Equation 3)."""
 
-    def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """See `k_global_feature`."""
-        return k_global_feature(x, self.indices)
+    relevant = staticmethod(k_global_feature)

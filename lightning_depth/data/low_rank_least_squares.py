@@ -1,7 +1,7 @@
 """Under-determined least squares whose true map has low rank (huh2021 2.4 and section 3)."""
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -21,18 +21,6 @@ def low_rank_map(outputs: int, inputs: int, rank: int, stream: torch.Generator) 
     return (left.double() @ right.double() / math.sqrt(rank * inputs)).float()
 
 
-def population_loss(
-    weight: Float[Tensor, "outputs inputs"], teacher: Float[Tensor, "outputs inputs"]
-) -> Float[Tensor, ""]:
-    """E |W x - W* x|^2 / m over standard normal x: the exact test loss (`mse`) of the linear map W; float64.
-
-    >>> population_loss(torch.eye(2), torch.zeros(2, 2))
-    tensor(1., dtype=torch.float64)
-    """
-    # |W - W*|_F^2 / m
-    return (weight.double() - teacher.double()).square().sum() / len(weight)
-
-
 @final
 class LowRankLeastSquares(AbstractTensorData):
     """Regress y = W* x on q samples of standard normal x, where W* has the task rank (huh2021 2.4, Figures 2, 4, 5, 9).
@@ -47,8 +35,7 @@ class LowRankLeastSquares(AbstractTensorData):
         train_samples: q, to stay below n.
         test_samples: test samples, and as many validation samples; the Gram matrices of Figure 1 have 256.
         batch_size: training samples per batch and process; 0: all in one, as for gradient descent.
-        eval_batch_size: samples per batch and process elsewhere.
-        seed: of W* and all samples. None: that of the run.
+        tensors: other arguments of `AbstractTensorData`.
 
     Raises:
         UserError: a dimension is below 1, or the rank is not possible.
@@ -64,19 +51,18 @@ class LowRankLeastSquares(AbstractTensorData):
         train_samples: int = 16,
         test_samples: int = 256,
         batch_size: int = 0,
-        eval_batch_size: int = 1000,
-        seed: int | None = None,
+        **tensors: Any,
     ) -> None:
-        super().__init__(train_samples, test_samples, batch_size, eval_batch_size, seed)
+        super().__init__(train_samples, test_samples, batch_size, **tensors)
         if min(input_dim, output_dim) < 1:
-            raise UserError(f"input_dim={input_dim}, output_dim={output_dim}: both must be at least 1.")
+            raise UserError(f"{input_dim=}, {output_dim=}: both must be at least 1.")
         if not 1 <= task_rank <= min(input_dim, output_dim):
             raise UserError(
-                f"task_rank={task_rank}: a {output_dim} x {input_dim} map has rank 1 to {min(input_dim, output_dim)}."
+                f"{task_rank=}: a {output_dim} x {input_dim} map has rank 1 to {min(input_dim, output_dim)}."
             )
         if train_samples >= input_dim:
             rank_zero_warn(
-                f"train_samples={train_samples} >= input_dim={input_dim}: the least-squares solution is unique, so "
+                f"{train_samples=} >= {input_dim=}: the least-squares solution is unique, so "
                 "depth cannot choose another. Fewer samples leave a choice."
             )
         self.input_dim, self.output_dim, self.task_rank = input_dim, output_dim, task_rank
@@ -95,7 +81,6 @@ class LowRankLeastSquares(AbstractTensorData):
         return float(gram_effective_rank(self.split("val").targets))
 
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         x = normal(samples, (self.input_dim,), stream)
         # In float64 and rounded, so that no machine's order of summation shows.
         return x, (x.double() @ self.teacher.double().T).float()

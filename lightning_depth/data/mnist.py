@@ -1,56 +1,73 @@
-"""MNIST (LeCun et al. 1998): 60,000 + 10,000 handwritten digits of 28 x 28 grey pixels."""
+"""MNIST (LeCun et al. 1998), handwritten digits, and Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), made to replace it.
+
+60,000 + 10,000 grey images of 28 x 28 pixels each, in ten classes.
+"""
 
 import math
 import struct
-from abc import ABC
 from pathlib import Path
+from types import MappingProxyType
 from typing import final
 
 import torch
 import torchvision
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from lightning_depth.data.base.published import AbstractPublishedImages
-from lightning_depth.data.base.sources import Arrays, SourceSplit
+from lightning_depth.data.base.sources import SourceSplit
 from lightning_depth.errors import UserError
 
-
-class AbstractIdxImages(AbstractPublishedImages, ABC):
-    """Grey images in the four idx files of MNIST, of ten classes: MNIST itself and the sets made to replace it."""
-
-    channels = 1
-
-    def read_files(self, split: SourceSplit) -> Arrays:
-        """A split from its two idx files."""
-        images_file, labels_file = (self.root / file for file in self.files[2 * (split == "test") :][:2])
-        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
-        if len(images) != len(labels):
-            raise UserError(f"{labels_file} has {len(labels)} labels for {len(images)} images.")
-        if (labels >= len(self.names)).any():
-            raise UserError(f"{labels_file} is corrupt: it has a label above {len(self.names) - 1}.")
-        return Arrays(labels.long(), list(self.names), self.published_normalisation, images[..., None])
-
-
-def idx_files(home: str) -> tuple[str, ...]:
-    """The four files below `home`: training images and labels, test images and labels."""
-    contents = ("images-idx3", "labels-idx1")
-    return tuple(f"{home}/{split}-{content}-ubyte" for split in ("train", "t10k") for content in contents)
+IDX_FILES = tuple(f"{part}-{content}-ubyte" for part in ("train", "t10k") for content in ("images-idx3", "labels-idx1"))
 
 
 @final
-class MNIST(AbstractIdxImages):
+class MNIST(AbstractPublishedImages):
     """MNIST from `<root>/MNIST/raw/*-ubyte`, `<root>/mnist/{train,test}/<digit>/*` or a download (12 MB)."""
 
     title = "MNIST"
+    origin = torchvision.datasets.MNIST
     folder = "mnist"
-    files = idx_files("MNIST/raw")
+    files = tuple(f"MNIST/raw/{file}" for file in IDX_FILES)
     names = tuple("0123456789")
     published_normalisation = [0.1307], [0.3081]
 
-    def fetch(self, folder: str) -> None:
-        """Download and unpack with torchvision."""
-        torchvision.datasets.MNIST(folder, download=True)
+    def read_files(self, split: SourceSplit) -> tuple[UInt8[Tensor, "N H W 1"], Int64[Tensor, " N"]]:
+        return read_split(self.root / "MNIST/raw", split)
+
+
+@final
+class FashionMNIST(AbstractPublishedImages):
+    """Fashion-MNIST from `<root>/FashionMNIST/raw/*-ubyte`, `<root>/fashion_mnist/{train,test}/<class>/*` or download.
+
+    The download is 31 MB. The first class's folder is T-shirt_top, for its name has a slash in it.
+    """
+
+    title = "Fashion-MNIST"
+    origin = torchvision.datasets.FashionMNIST
+    folder = "fashion_mnist"
+    files = tuple(f"FashionMNIST/raw/{file}" for file in IDX_FILES)
+    names = tuple(torchvision.datasets.FashionMNIST.classes)
+    folders = MappingProxyType({"T-shirt/top": ("T-shirt_top", "T-shirt/top")})
+    published_normalisation = [0.2860], [0.3530]
+
+    def read_files(self, split: SourceSplit) -> tuple[UInt8[Tensor, "N H W 1"], Int64[Tensor, " N"]]:
+        return read_split(self.root / "FashionMNIST/raw", split)
+
+
+def read_split(home: Path, split: SourceSplit) -> tuple[UInt8[Tensor, "N H W 1"], Int64[Tensor, " N"]]:
+    """Images and labels, of ten classes, from the two idx files of a split.
+
+    Raises:
+        UserError: a file is corrupt, or they do not belong together; it names the file.
+    """
+    images_file, labels_file = (home / file for file in IDX_FILES[2 * (split == "test") :][:2])
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise UserError(f"{labels_file} has {len(labels)} labels for {len(images)} images.")
+    if (labels >= 10).any():
+        raise UserError(f"{labels_file} is corrupt: it has a label above 9.")
+    return images[..., None], labels.long()
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "..."]:

@@ -6,6 +6,7 @@ from typing import Literal, final, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import Source
@@ -17,21 +18,7 @@ from lightning_depth.results import Split
 Generated = Literal[
     "constant", "horizontal_stripes", "vertical_stripes", "checkerboard", "gradient", "square", "disc", "noise"
 ]
-Kind = Literal[
-    "example",
-    "translated",
-    "mixture",
-    "images",
-    "foreign",
-    "constant",
-    "horizontal_stripes",
-    "vertical_stripes",
-    "checkerboard",
-    "gradient",
-    "square",
-    "disc",
-    "noise",
-]
+Kind = Literal["example", "translated", "mixture", "images", "foreign", Generated]
 
 
 def patterns(kind: Generated, shape: Sequence[int], stream: torch.Generator) -> Float[Tensor, "n C H W"]:
@@ -63,32 +50,20 @@ def patterns(kind: Generated, shape: Sequence[int], stream: torch.Generator) -> 
     extent = (min(height, width) * (1 + u) / 4).clamp_min(1.5)  # a disc of diameter sqrt 2 holds a pixel
     from_centre_y = (y + 0.5 - extent / 2 - v * (height - extent)).abs()
     from_centre_x = (x + 0.5 - extent / 2 - w * (width - extent)).abs()
-    if kind == "constant":
-        one = 0.2 + 0.8 * u
-    elif kind == "horizontal_stripes":
-        one = 1 - rows % 2
-    elif kind == "vertical_stripes":
-        one = 1 - columns % 2
-    elif kind == "checkerboard":
-        one = 1 - (rows + columns) % 2
-    elif kind == "gradient":
-        slope_y, slope_x = 2 * a - 1, 2 * b - 1
-        ramp = slope_y * y / (height - 1) + slope_x * x / (width - 1)
-        lowest = slope_y.clamp_max(0) + slope_x.clamp_max(0)
-        one = (ramp - lowest) / (slope_y.abs() + slope_x.abs())
-    elif kind == "square":
-        one = ((from_centre_y <= extent / 2) & (from_centre_x <= extent / 2)).double()
-    else:
-        one = (from_centre_y**2 + from_centre_x**2 <= extent**2 / 4).double()
+    slope_y, slope_x = 2 * a - 1, 2 * b - 1
+    lowest = slope_y.clamp_max(0) + slope_x.clamp_max(0)
+    ramp = slope_y * y / (height - 1) + slope_x * x / (width - 1) - lowest
+    one = {
+        "constant": 0.2 + 0.8 * u,
+        "horizontal_stripes": 1 - rows % 2,
+        "vertical_stripes": 1 - columns % 2,
+        "checkerboard": 1 - (rows + columns) % 2,
+        "gradient": ramp / (slope_y.abs() + slope_x.abs()),
+        "square": (from_centre_y <= extent / 2) & (from_centre_x <= extent / 2),
+        "disc": from_centre_y**2 + from_centre_x**2 <= extent**2 / 4,
+    }[kind]
     grey: Tensor = one.expand(n, height, width)[:, None].float()
     return grey.expand(-1, channels, -1, -1).contiguous()
-
-
-def mixtures(
-    one: Float[Tensor, "n C H W"], other: Float[Tensor, "n C H W"], weight: float = 0.5
-) -> Float[Tensor, "n C H W"]:
-    """Linear combinations of two pictures each, weight * one + (1 - weight) * other (zhang2019 Figure 1)."""
-    return weight * one + (1 - weight) * other
 
 
 def translated(images: Float[Tensor, "n C H W"], dy: Sequence[int], dx: Sequence[int]) -> Float[Tensor, "n C H W"]:
@@ -98,13 +73,13 @@ def translated(images: Float[Tensor, "n C H W"], dy: Sequence[int], dx: Sequence
     [0.0, 0.0, 1.0, 2.0]
     """
     height, width = images.shape[2:]
-    moved = torch.zeros_like(images)
-    for i, (down, right) in enumerate(zip(dy, dx, strict=True)):
-        if abs(down) < height and abs(right) < width:
-            to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
-            from_y, from_x = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
-            moved[i, :, to_y, to_x] = images[i, :, from_y, from_x]
-    return moved
+    moved = [
+        F.pad(image, (right, -right, down, -down))
+        if abs(down) < height and abs(right) < width
+        else torch.zeros_like(image)
+        for image, down, right in zip(images, dy, dx, strict=True)
+    ]
+    return torch.stack(moved)
 
 
 @final
@@ -147,22 +122,20 @@ class Patterns(AbstractTensorData):
         if kinds is None:
             kinds = [kind for kind in get_args(Kind) if kind != "foreign" or foreign is not None]
         if not kinds or per_kind < 1:
-            raise UserError(f"kinds={kinds}, per_kind={per_kind}: there must be at least one picture.")
+            raise UserError(f"{kinds=}, {per_kind=}: there must be at least one picture.")
         if "foreign" in kinds and foreign is None:
             raise UserError("The kind `foreign` needs the argument `foreign`: a data set, such as Fashion-MNIST.")
         if test_size is not None and test_size < 2:
-            raise UserError(f"test_size={test_size}: it must be at least 2.")
+            raise UserError(f"{test_size=}: it must be at least 2.")
         super().__init__(example.train_samples, per_kind * len(kinds), example.batch_size, eval_batch_size, seed)
         self.example, self.foreign, self.kinds = example, foreign, kinds
         self.per_kind, self.test_size = per_kind, test_size
 
     def find(self) -> Source:
-        """Where the training examples come from."""
         return self.example.find()
 
     @property
     def val_source(self) -> str:
-        """What validation is done on, in words."""
         return f"patterns: {', '.join(self.kinds)}"
 
     @property
@@ -170,12 +143,7 @@ class Patterns(AbstractTensorData):
         """The kind of each test picture, in their order."""
         return [kind for kind in self.kinds for _ in range(self.per_kind)]
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the training examples."""
-        self.split("train")
-
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         self.locate()
         if split == "train":
             return self.example.make(split, samples, stream)
@@ -194,7 +162,7 @@ class Patterns(AbstractTensorData):
             dy, dx = torch.randint(1 - by, by, (2, n), generator=stream).tolist()
             return translated(trained, dy, dx)
         if kind == "mixture":
-            return mixtures(trained, self._others(self.example.images, trained, stream))
+            return 0.5 * trained + 0.5 * self._others(self.example.images, trained, stream)
         if kind == "images":
             return self._others(self.example.images, trained, stream)
         if kind == "foreign":

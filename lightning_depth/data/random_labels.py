@@ -29,50 +29,35 @@ class RandomLabels(AbstractWrapped):
     """
 
     def __init__(self, data: AbstractMemoryData, fraction: float = 1.0, seed: int | None = None) -> None:
-        super().__init__(data, seed)
+        super().__init__(data, f"{100 * fraction:g} % of the training labels drawn at random", seed)
         if not 0 <= fraction <= 1:
-            raise UserError(f"fraction={fraction}: it must be from 0 to 1.")
+            raise UserError(f"{fraction=}: it must be from 0 to 1.")
         self.fraction = fraction
-        self._train: Loaded | None = None
-
-    @property
-    def change(self) -> str:
-        """How many labels are random."""
-        return f"{100 * self.fraction:g} % of the training labels drawn at random"
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what `stage` needs."""
         self.locate()
         self.data.setup(stage or "fit")
 
-    def split(self, name: Split) -> Loaded:
+    def load(self, name: Split) -> dict[Split, Loaded]:
         """A split of the data set, the training one with its new labels."""
         self.locate()
         if name != "train":
-            return self.data.split(name)
-        if self._train is None:
-            inputs, labels = self.data.split("train")
-            classes = self.data.num_classes
-            if classes is None:
-                raise UserError(
-                    f"The targets of {type(self.data).__name__} are numbers: there are no labels to randomise."
-                )
-            stream = generator(self.effective_change_seed, "random labels")
-            with torch.inference_mode(False):
-                chosen = torch.randperm(len(labels), generator=stream)[: round(self.fraction * len(labels))]
-                drawn = torch.randint(classes, labels.shape, generator=stream)
-                labels = labels.clone()
-                labels[chosen] = drawn[chosen]
-            self._train = Loaded(inputs, labels)
-        return self._train
+            return {name: self.data.split(name)}
+        inputs, labels = self.data.split("train")
+        classes = self.data.num_classes
+        if classes is None:
+            raise UserError(f"The targets of {type(self.data).__name__} are numbers: there are no labels to randomise.")
+        stream = generator(self.effective_change_seed, "random labels")
+        chosen = torch.randperm(len(labels), generator=stream)[: round(self.fraction * len(labels))]
+        drawn = torch.randint(classes, labels.shape, generator=stream)
+        labels = labels.clone()
+        labels[chosen] = drawn[chosen]
+        return {"train": Loaded(inputs, labels)}
 
     @property
     def validated(self) -> Split:
-        """The split that the data set validates on, its labels as they are."""
         return self.data.validated
 
     @property
     def val_source(self) -> str:
-        """What validation is done on, in words."""
-        said = str(getattr(self.data, "val_source", f"{self.validated} split"))
-        return f"{said}, labels as they are"
+        return f"{self.data.val_source}, labels as they are"

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lightning_depth.data.base.images import AbstractImageData, class_number
+from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import AbstractImages, Source
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.errors import UserError
@@ -15,14 +15,10 @@ from lightning_depth.results import Split
 
 
 def pictures(
-    images: AbstractImages, indices: Int64[Tensor, " n"], size: int | None = None, rgb: bool = False
+    data: AbstractImageData, images: AbstractImages, indices: Int64[Tensor, " n"], size: int | None
 ) -> Float[Tensor, "n C H W"]:
-    """The images at `indices` with values from 0 to 1, resized to size x size unless `size` is None.
-
-    `rgb` gives grey ones three channels.
-    """
-    pixels = images.pixels(indices, size).permute(0, 3, 1, 2).float() / 255
-    return pixels.expand(-1, 3, -1, -1).contiguous() if rgb and pixels.shape[1] == 1 else pixels.contiguous()
+    """The images at `indices` with values from 0 to 1, resized to size x size; None: to the data's own size."""
+    return (data.pixels(images, indices, size).permute(0, 3, 1, 2).float() / 255).contiguous()
 
 
 @final
@@ -71,25 +67,17 @@ class SingleExample(AbstractTensorData):
             "augment": images.augment != "none",
             "mean and std": images.mean is not None,
         }
-        if any(vain.values()):
-            said = ", ".join(name for name, given in vain.items() if given)
+        if said := ", ".join(name for name, given in vain.items() if given):
             raise UserError(f"{said} of `images` would have no effect in {type(self).__name__}: leave it out.")
 
     def find(self) -> Source:
-        """Where the images come from."""
         return self.images.locate(announce=False)  # a stand-in is announced once, by this data set
 
     @property
     def val_source(self) -> str:
-        """What validation is done on, in words."""
         return "other images, of the test split"
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the training examples."""
-        self.split("train")
-
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         x = self.examples() if split == "train" else others(self.images, samples, stream)
         return x, x
 
@@ -98,7 +86,7 @@ class SingleExample(AbstractTensorData):
         self.locate()
         images = self.images.read("train")
         chosen = []
-        for number in _numbers(self.labels, images):
+        for number in _numbers(self.images, self.labels, images):
             members = (images.labels == number).nonzero().flatten()
             if max(self.indices) >= len(members):
                 raise UserError(
@@ -106,29 +94,26 @@ class SingleExample(AbstractTensorData):
                     f"its {len(members)} training images count from 0."
                 )
             chosen.append(members[self.indices])
-        return pictures(images, torch.cat(chosen), size or self.images.image_size, self.images.rgb)
+        return pictures(self.images, images, torch.cat(chosen), size)
 
 
 def others(
     data: AbstractImageData, samples: int, stream: torch.Generator, size: int | None = None
 ) -> Float[Tensor, "n C H W"]:
-    """Test images of the classes of `data`, chosen at random, all if there are fewer; resized to size x size.
-
-    A `size` of None stands for the data's own.
-    """
+    """Test images of the classes of `data`, chosen at random, all if there are fewer; resized as by `pictures`."""
     images = data.read("test")
     members = torch.arange(len(images.labels))
     if data.classes is not None:
-        members = torch.isin(images.labels, torch.tensor(_numbers(data.classes, images))).nonzero().flatten()
+        members = torch.isin(images.labels, torch.tensor(_numbers(data, data.classes, images))).nonzero().flatten()
     if len(members) == 0:
         raise UserError(f"There are no test images in {data.source.path}.")
     chosen = members[torch.randperm(len(members), generator=stream)[:samples]]
-    return pictures(images, chosen, size or data.image_size, data.rgb)
+    return pictures(data, images, chosen, size)
 
 
-def _numbers(asked: Sequence[str | int], images: AbstractImages) -> list[int]:
+def _numbers(data: AbstractImageData, asked: Sequence[str | int], images: AbstractImages) -> list[int]:
     """The numbers of the classes that are asked for, each once."""
-    numbers = [class_number(one, images.class_names) for one in asked]
+    numbers = data.class_numbers(asked, images.class_names)
     for number in numbers:
         if numbers.count(number) > 1:
             raise UserError(f"Class {images.class_names[number]!r} is named more than once.")

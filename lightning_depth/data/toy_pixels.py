@@ -1,6 +1,6 @@
 """Toy images with one coloured pixel: easy for convolutions, not for minimum-norm regression (nichani2020)."""
 
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -41,14 +41,13 @@ class ToyPixels(AbstractTensorData):
         targets: `signs`: the paper's numbers, +1 for blue and -1 for red, of shape (1,); `classes`: red is 0, blue 1.
         size: height and width, even. The paper has 6.
         batch_size: training images per batch and process; 0: all in one.
-        eval_batch_size: images per batch and process elsewhere.
-        seed: of all places. None: that of the run.
+        tensors: other arguments of `AbstractTensorData`.
 
     Raises:
         UserError: an argument is out of its range, more than one image of a colour in one corner, or more than places.
     """
 
-    classes = 2
+    label_count = 2
 
     def __init__(
         self,
@@ -58,20 +57,18 @@ class ToyPixels(AbstractTensorData):
         targets: Literal["signs", "classes"] = "signs",
         size: int = 6,
         batch_size: int = 0,
-        eval_batch_size: int = 1000,
-        seed: int | None = None,
+        **tensors: Any,
     ) -> None:
-        super().__init__(2 * samples_per_class, test_samples, batch_size, eval_batch_size, seed)
+        super().__init__(2 * samples_per_class, test_samples, batch_size, **tensors)
         if size < 2 or size % 2:
-            raise UserError(f"size={size}: it must be even, and at least 2.")
+            raise UserError(f"{size=}: it must be even, and at least 2.")
         places = 1 if positions == "corner" else (size // 2) ** 2
         if samples_per_class > places:
             advice = "\nGive positions=quadrant." if positions == "corner" else ""
-            raise UserError(f"samples_per_class={samples_per_class}, but there are {places} places.{advice}")
+            raise UserError(f"{samples_per_class=}, but there are {places} places.{advice}")
         self.positions, self.targets, self.size = positions, targets, size
 
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `AbstractTensorData`."""
         half = self.size // 2
         blue = torch.arange(samples) % 2
         if split != "train":

@@ -48,8 +48,8 @@ class CMAES(AbstractDerivativeFree):
     ) -> None:
         if not sigma0 > 0 or generations < 1 or (population is not None and population < 2):
             raise UserError(
-                f"CMAES needs sigma0 > 0, generations >= 1 and population >= 2, not sigma0={sigma0}, "
-                f"generations={generations}, population={population}."
+                f"CMAES needs sigma0 > 0, generations >= 1 and population >= 2, not {sigma0=}, "
+                f"{generations=}, {population=}."
             )
         super().__init__(params, seed)
         self.sigma0, self.population, self.generations, self.diagonal = sigma0, population, generations, diagonal

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as tv
 
-from lightning_depth.data.base.batches import EpochOrder, TensorBatches, crop, flip
+from lightning_depth.data.base.batches import EpochOrder, TensorBatches, Transform, crop, flip
 from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
 
@@ -14,10 +14,10 @@ def pictures(n, channels=3, size=8):
     return torch.randint(256, (n, size, size, channels), dtype=torch.uint8, generator=generator(0, "pictures"))
 
 
-def batches(n=37, batch_size=4, rank=0, world=1, augment="crop_flip", seed=5, **kwargs):
-    order = EpochOrder(n, batch_size, seed, rank, world)
+def batches(n=37, batch_size=4, rank=0, world=1, augment="crop_flip", seed=5):
+    transform = Transform([0.4, 0.5, 0.6], [0.2, 0.3, 0.1], augment, padding=2)
     return TensorBatches(
-        pictures(n), torch.arange(n), batch_size, [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], order, augment, padding=2, **kwargs
+        pictures(n), torch.arange(n), batch_size, transform, EpochOrder(n, batch_size, seed, rank, world)
     )
 
 
@@ -77,7 +77,7 @@ def test_augmentation_is_torchvisions_image_by_image():
 
 def test_batches_are_normalised_as_torchvision_does():
     n = 6
-    loader = TensorBatches(pictures(n), torch.arange(n), 4, [0.4, 0.5, 0.6], [0.2, 0.3, 0.1])
+    loader = TensorBatches(pictures(n), torch.arange(n), 4, Transform([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]))
     x, y = next(iter(loader))
     expected = tv.normalize(pictures(n)[:4].permute(0, 3, 1, 2) / 255, [0.4, 0.5, 0.6], [0.2, 0.3, 0.1])
     torch.testing.assert_close(x, expected)
@@ -89,7 +89,9 @@ def test_batches_are_normalised_as_torchvision_does():
 
 def test_black_padding_is_black_before_normalisation():
     white = torch.full((1, 4, 4, 1), 255, dtype=torch.uint8)
-    loader = TensorBatches(white, torch.zeros(1, dtype=torch.int64), 1, [0.5], [0.5], EpochOrder(1, 1, 0), "crop", 4)
+    loader = TensorBatches(
+        white, torch.zeros(1, dtype=torch.int64), 1, Transform([0.5], [0.5], "crop", 4), EpochOrder(1, 1, 0)
+    )
     values = torch.cat([loader.batch(epoch, 0)[0].flatten() for epoch in range(20)]).unique()
     assert values.tolist() == [-1.0, 1.0]
 
@@ -118,7 +120,8 @@ def test_crops_are_the_same_with_and_without_flips():
 
 
 def test_only_the_resumed_epoch_is_shortened():
-    resumed, whole = batches(first_epoch=2, skip_batches=7), batches()
+    resumed, whole = batches(), batches()
+    resumed.start = (2, 7)
     assert len(resumed) == len(whole) == 10
     for epoch, expected in ((2, 3), (3, 10)):
         iterator = iter(resumed)  # as in Lightning, before the epoch is set

@@ -89,8 +89,8 @@ def test_images_are_trained_on_with_their_augmentation(capsys):
         round(float(trainer.callback_metrics["val/acc"]) * 10)
     )
     assert len(made.train_dataloader().labels) == 20
-    assert made.train_dataloader().augment == "crop"
-    assert made.val_dataloader().augment == "none"
+    assert made.train_dataloader().transform.augment == "crop"
+    assert made.val_dataloader().transform.augment == "none"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from torchvision.transforms import functional as tv
 from torchvision.transforms import v2
 
 from lightning_depth.data import CIFAR100, MNIST, EmbeddedDigits, FashionMNIST, ImageNet, ImageNet32
-from lightning_depth.data.base.batches import EpochOrder, TensorBatches, resized_crop, resized_crop_boxes
+from lightning_depth.data.base.batches import EpochOrder, TensorBatches, Transform, resized_crop, resized_crop_boxes
 from lightning_depth.data.base.imagenet_classes import DEVKIT_NAMES, SORTED_NAMES
 from lightning_depth.data.base.pickles import read_pickle
-from lightning_depth.data.cifar100 import SUPERCLASSES
+from lightning_depth.data.cifar import SUPERCLASSES
 from lightning_depth.data.imagenet32 import NICHANI2020_CLASSES, read_batch
 from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
@@ -356,7 +356,8 @@ def test_fashion_mnist_is_read_as_torchvision_reads_it(mnist_files):
     data = FashionMNIST(root=str(home), download=False, classes=["Ankle boot", "T-shirt/top"])
     reference = torchvision.datasets.FashionMNIST(str(home), train=True)
     loader = data.train_dataloader()
-    assert list(FashionMNIST.names) == reference.classes
+    clothes = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+    assert list(FashionMNIST.names) == reference.classes == clothes.split(", ")
     assert torch.equal(loader.images[loader.labels == 0][..., 0], reference.data[reference.targets == 9])
     assert torch.equal(loader.images[loader.labels == 1][..., 0], reference.data[reference.targets == 0])
     assert data.normalisation == ([0.2860], [0.3530])
@@ -477,7 +478,7 @@ def test_the_digits_stand_in(tmp_path, capsys, cls, arguments, digits):
     assert capsys.readouterr().err.count("stands in for") == 1
     assert data.class_names == list(digits)
     assert data.train_size == 400 * len(digits)
-    assert data.train_dataloader().augment == "random_resized_crop"  # a mirrored 2 is no digit
+    assert data.train_dataloader().transform.augment == "random_resized_crop"  # a mirrored 2 is no digit
     with pytest.raises(UserError, match="no class 'kit_foks'"):
         cls(root=str(tmp_path), fallback="embedded_digits", **{**arguments, "classes": ["kit_foks"]}).setup()
 
@@ -544,8 +545,8 @@ def test_where_no_box_fits_it_is_the_largest_central_one_as_in_torchvision():
 
 def batches(rank=0, world=1, batch_size=6, augment="random_resized_crop_flip", **kwargs):
     order = EpochOrder(37, batch_size, 5, rank, world)
-    constants = [0.4, 0.5, 0.6], [0.2, 0.3, 0.1]
-    return TensorBatches(pictures(37), torch.arange(37), batch_size, *constants, order, augment, **kwargs)
+    transform = Transform([0.4, 0.5, 0.6], [0.2, 0.3, 0.1], augment, **kwargs)
+    return TensorBatches(pictures(37), torch.arange(37), batch_size, transform, order)
 
 
 def test_a_resized_crop_depends_on_seed_epoch_and_position_alone():
@@ -576,6 +577,6 @@ def test_a_data_set_crops_and_resizes_while_training_alone():
     (x, y), still = train.batch(0, 0), data.probe_dataloader(50).images
     assert x.shape == (50, 1, 28, 28)
     assert len(y) == 50
-    assert train.crop_scale == (0.2, 0.5)
+    assert train.transform.crop_scale == (0.2, 0.5)
     assert (x > 0).float().mean() > 1.2 * (still > 33).float().mean()  # a part of a digit fills its frame
-    assert data.val_dataloader().augment == "none"
+    assert data.val_dataloader().transform.augment == "none"

@@ -10,20 +10,18 @@ from torch import nn
 from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import Arrays, Source
 from lightning_depth.data.base.tensors import ROWS, normal
-from lightning_depth.data.cifar10 import CIFAR10
+from lightning_depth.data.cifar import CIFAR10
 from lightning_depth.data.embedded_digits import EmbeddedDigits, embedded_digits
 from lightning_depth.data.gaussian_inputs import GaussianInputs
 from lightning_depth.data.ising import (
     Ising,
     bayes_error,
-    bayes_labels,
     energy_log_probabilities,
-    ising_energy,
     sample_ising,
 )
-from lightning_depth.data.k_local import KGlobal, KLocal, k_global_feature, k_local_feature, k_local_stability
-from lightning_depth.data.low_rank_least_squares import LowRankLeastSquares, low_rank_map, population_loss
-from lightning_depth.data.patterns import Patterns, mixtures, patterns, translated
+from lightning_depth.data.k_local import KGlobal, KLocal, k_global_feature, k_local_feature
+from lightning_depth.data.low_rank_least_squares import LowRankLeastSquares, low_rank_map
+from lightning_depth.data.patterns import Patterns, patterns, translated
 from lightning_depth.data.random_labels import RandomLabels
 from lightning_depth.data.single_example import SingleExample
 from lightning_depth.data.toy_pixels import ToyPixels, sign_accuracy
@@ -197,7 +195,16 @@ def test_indices_are_given_or_drawn_for_all_splits():
         assert torch.equal(y == 0, k_local_feature(x, data.indices) >= 0)
 
 
+def k_local_stability(k, strength):
+    """The chance that no change of one component by +-strength flips the k-local label of a Gaussian input.
+
+    s(v) = P(|x_i| > v)^k = erfc(v / sqrt 2)^k: the exact curve of the label in mori2020 Figure 5.
+    """
+    return math.erfc(strength / math.sqrt(2)) ** k
+
+
 def test_local_stability_of_the_local_label_is_exact():
+    assert k_local_stability(2, 1.0) == pytest.approx(0.1007, abs=5e-5)
     x = normal(20_000, (4,), stream())
     strengths = torch.tensor([0.2, 0.7, 1.5])
     for k in (1, 2, 3):
@@ -215,6 +222,22 @@ def test_impossible_features_are_mistakes(arguments):
 
 
 # Ising
+
+
+def ising_energy(spins):
+    """H = sum_i s_i s_{i+1} on a ring (mori2020 Equation 19)."""
+    return (spins * spins.roll(-1, dims=1)).sum(dim=1)
+
+
+def bayes_labels(spins, betas):
+    """The most likely of equally likely betas for each configuration, by its energy: `bayes_error` is its error."""
+    sites = spins.shape[1]
+    chances = energy_log_probabilities(sites, betas)[1]
+    return chances.argmax(dim=0)[((ising_energy(spins) + sites) / 4).long()]
+
+
+def test_the_energy_of_a_ring():
+    assert ising_energy(torch.tensor([[1.0, 1.0, 1.0, -1.0]])).tolist() == [0.0]
 
 
 def configurations(sites):
@@ -370,7 +393,13 @@ def test_all_splits_have_the_same_teacher():
     assert not torch.allclose(data.teacher, LowRankLeastSquares(seed=4).teacher)
 
 
+def population_loss(weight, teacher):
+    """E |W x - W* x|^2 / m = |W - W*|_F^2 / m over standard normal x: the exact test loss (`mse`) of the map W."""
+    return (weight.double() - teacher.double()).square().sum() / len(weight)
+
+
 def test_population_loss_is_the_loss_on_many_samples():
+    assert float(population_loss(torch.eye(2), torch.zeros(2, 2))) == 1
     data = LowRankLeastSquares(input_dim=8, output_dim=4, task_rank=2, train_samples=5, test_samples=20_000)
     weight = torch.randn(4, 8, generator=stream())
     x, y = data.split("test")
@@ -581,7 +610,11 @@ def test_translations_and_mixtures():
     assert moved[0, :, 0].eq(0).all()
     assert moved[2].eq(0).all()
     assert torch.equal(translated(x, [0, 0, 0], [0, 0, 0]), x)
-    assert torch.allclose(mixtures(x, 1 - x), torch.full_like(x, 0.5))
+    mixture = Patterns(SingleExample(Squares()), kinds=["mixture"], per_kind=3).split("test").inputs
+    others = 2 * mixture - SingleExample(Squares()).split("train").inputs
+    tested = SingleExample(Squares(), test_samples=20).split("test").inputs
+    assert (torch.cdist(others.flatten(1), tested.flatten(1)).min(dim=1).values < 1e-5).all()
+    assert len(others.unique(dim=0)) == 3
 
 
 def test_patterns_are_shown_in_turn_and_do_not_depend_on_one_another():

@@ -4,7 +4,8 @@ Shape letters: N images of a split, B images of a batch, H height, W width, C ch
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -98,10 +99,7 @@ def resized_crop(images: UInt8[Tensor, "B H W C"], boxes: Int64[Tensor, "B 4"]) 
     """Box b of image b, resized to H x W: bilinear, from the pixels inside of the box alone, rounded to whole levels.
 
     As torchvision's `resized_crop`, where antialiasing changes nothing because no box is larger than its image.
-
-    Args:
-        images: the batch.
-        boxes: top, left, height and width of each box, which lies in its image.
+    A box is its top, left, height and width, and lies in its image.
 
     >>> x = torch.tensor([[10, 20], [30, 40]], dtype=torch.uint8).view(1, 2, 2, 1)
     >>> resized_crop(x, torch.tensor([[1, 0, 1, 2]])).flatten().tolist()
@@ -138,16 +136,8 @@ def resized_crop_boxes(
     `ratio`; of ten such shapes the first one that fits is put anywhere in the image. Where none fits, the box is the
     largest central one within `ratio`.
 
-    Args:
-        samples: number of boxes, N.
-        height: of the images.
-        width: of the images.
-        scale: least and largest area.
-        ratio: least and largest width / height.
-        stream: the generator, on the CPU.
-
     Returns:
-        Top, left, height and width of each box.
+        Top, left, height and width of each box, drawn from `stream`, a generator on the CPU.
     """
     draws = torch.rand(2, samples, 10, generator=stream, dtype=torch.float64)
     area = height * width * (scale[0] + draws[0] * (scale[1] - scale[0]))
@@ -166,6 +156,41 @@ def resized_crop_boxes(
     return torch.stack([top, left, tall, wide], dim=1)
 
 
+@dataclass(frozen=True)
+class Transform:
+    """What happens to uint8 images between memory and network: augmentation where there is an order, normalisation.
+
+    Attributes:
+        mean, std: per channel, in units of the full scale (0 to 1).
+        augment, padding, crop_scale, crop_ratio: as in `AbstractImageData`.
+    """
+
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+    augment: Augmentation = "none"
+    padding: int = 4
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def draws(self, order: EpochOrder, epoch: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Crop or box, and flip, at every position of the global order in `epoch`; `size` is (H, W, ...)."""
+        stream = generator(order.seed, "augment", epoch)
+        windows = torch.randint(2 * self.padding + 1, (2, order.samples), generator=stream).T
+        mirrored = torch.randint(2, (order.samples,), generator=stream).bool()
+        if self.augment.startswith("random_resized_crop"):
+            boxes = generator(order.seed, "resized crop", epoch)
+            windows = resized_crop_boxes(order.samples, size[0], size[1], self.crop_scale, self.crop_ratio, boxes)
+        return windows, mirrored
+
+    def augmented(self, images: Shaped[Tensor, "B ..."], windows: Tensor, mirrored: Tensor) -> Shaped[Tensor, "B ..."]:
+        """The images, each with what was drawn for it."""
+        if self.augment.startswith("crop"):
+            images = crop(images, windows[:, 0], windows[:, 1], self.padding)
+        elif self.augment.startswith("random_resized_crop"):
+            images = resized_crop(images, windows)
+        return flip(images, mirrored) if self.augment.endswith("_flip") else images
+
+
 class TensorBatches:
     """An iterable of batches (x, y): x float32 (B, C, H, W), normalised, y int64 (B,); or tensors as they are.
 
@@ -175,19 +200,11 @@ class TensorBatches:
 
     Args:
         images: the split, uint8 (N, H, W, C), on the device where batches are wanted. Floating-point inputs (N, ...)
-            are served as they are, without augmentation.
+            are served as they are.
         labels: int64 (N,), or any other targets, on the same device.
         batch_size: images per batch; the last one may be smaller.
-        mean: per channel, in units of the full scale (0 to 1).
-        std: per channel, in the same units.
-        order: the training order; None runs through the images as they stand.
-        augment: "crop": random crops after black padding; "random_resized_crop": random parts of the image, resized;
-            with "_flip": and a horizontal flip with probability 1/2. Needs an order.
-        padding: black pixels added on each side before cropping.
-        first_epoch: the epoch that starts at batch `skip_batches`, after a resumption inside that epoch.
-        skip_batches: batches of `first_epoch` already seen. `len()` stays the full length, by which Lightning counts.
-        crop_scale: least and largest area of a random resized crop, in units of the image's.
-        crop_ratio: least and largest width / height of one.
+        transform: of uint8 images.
+        order: the training order; None runs through the images as they stand, without augmentation.
     """
 
     batch_sampler = None  # Lightning reads it wherever there is a sampler
@@ -197,23 +214,18 @@ class TensorBatches:
         images: UInt8[Tensor, "N H W C"] | Float[Tensor, "N ..."],
         labels: Shaped[Tensor, "N ..."],
         batch_size: int,
-        mean: list[float],
-        std: list[float],
+        transform: Transform | None = None,
         order: EpochOrder | None = None,
-        augment: Augmentation = "none",
-        padding: int = 4,
-        first_epoch: int = 0,
-        skip_batches: int = 0,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.shift = torch.tensor(mean, device=images.device).mul(255).view(1, -1, 1, 1)
-        self.scale = torch.tensor(std, device=images.device).mul(255).view(1, -1, 1, 1)
-        self.order, self.augment, self.padding = order, augment, padding
-        self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
+        self.images, self.labels, self.batch_size, self.order = images, labels, batch_size, order
+        self.transform = transform or Transform()
+        self._shift, self._scale = (
+            torch.tensor(values, device=images.device).mul(255).view(1, -1, 1, 1)
+            for values in (self.transform.mean, self.transform.std)
+        )
         self.sampler: Sampler[int] = order or SequentialSampler(range(len(labels)))
-        self.first_epoch, self.skip_batches = first_epoch, skip_batches
+        self.start = (0, 0)
+        """Where training goes on: epoch, and batches of it already seen, which `len()` counts as Lightning does."""
         self.at_once = 1
         """How many batches are served as one; what counts batches then counts lots of them."""
         self._drawn: tuple[int, tuple[Tensor, ...]] = (-1, ())
@@ -223,7 +235,8 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.order.epoch if self.order else 0  # read at the first batch: Lightning calls iter, then set_epoch
-        for step in range(self.skip_batches if epoch == self.first_epoch else 0, len(self)):
+        first_epoch, seen = self.start
+        for step in range(seen if epoch == first_epoch else 0, len(self)):
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> tuple[Float[Tensor, "B ..."], Shaped[Tensor, "B ..."]]:
@@ -233,38 +246,24 @@ class TensorBatches:
         if self.order is None:
             return self._normalised(self.images[here]), self.labels[here]
         indices, windows, mirrored = (drawn[here] for drawn in self._draws(self.order, epoch))
-        images = self.images[indices]
-        if self.augment.startswith("crop"):
-            images = crop(images, windows[:, 0], windows[:, 1], self.padding)
-        elif self.augment.startswith("random_resized_crop"):
-            images = resized_crop(images, windows)
-        if self.augment.endswith("_flip"):
-            images = flip(images, mirrored)
+        images = self.transform.augmented(self.images[indices], windows, mirrored)
         return self._normalised(images), self.labels[indices]
 
     def _normalised(self, images: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         if images.is_floating_point():
             return images
-        x = images.permute(0, 3, 1, 2).float().sub_(self.shift).div_(self.scale)
-        return x.contiguous()
+        return images.permute(0, 3, 1, 2).float().sub_(self._shift).div_(self._scale).contiguous()
 
     def _draws(self, order: EpochOrder, epoch: int) -> tuple[Tensor, ...]:
         """Sample, crop or box, and flip at each of this rank's positions in `epoch`; the last epoch's are kept."""
         if self._drawn[0] != epoch:
-            stream = generator(order.seed, "augment", epoch)
-            windows = torch.randint(2 * self.padding + 1, (2, order.samples), generator=stream).T
-            mirrored = torch.randint(2, (order.samples,), generator=stream).bool()
-            if self.augment.startswith("random_resized_crop"):
-                _, height, width, _ = self.images.shape
-                boxes = generator(order.seed, "resized crop", epoch)
-                windows = resized_crop_boxes(order.samples, height, width, self.crop_scale, self.crop_ratio, boxes)
-            at = order.positions
-            draws = (order.indices(epoch), windows[at], mirrored[at])
+            windows, mirrored = self.transform.draws(order, epoch, self.images.shape[1:])
+            draws = (order.indices(epoch), windows[order.positions], mirrored[order.positions])
             self._drawn = epoch, tuple(drawn.to(self.images.device) for drawn in draws)
         return self._drawn[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position is given at construction. Its presence tells Lightning that resuming is in hand."""
+        """Nothing: the position is given by `start`. Its presence tells Lightning that resuming is in hand."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -2,25 +2,22 @@
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
 import torch
 from jaxtyping import Int64, UInt8
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_depth.data.base.batches import Augmentation, EpochOrder, TensorBatches
+from lightning_depth.data.base.batches import Augmentation, Transform
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.sources import AbstractImages, SourceSplit
 from lightning_depth.errors import UserError
 from lightning_depth.results import Split
 from lightning_depth.seeds import generator
-
-UNMIRRORED: dict[Augmentation, Augmentation] = {
-    "crop_flip": "crop",
-    "random_resized_crop_flip": "random_resized_crop",
-}
 
 
 class AbstractImageData(AbstractMemoryData):
@@ -28,17 +25,9 @@ class AbstractImageData(AbstractMemoryData):
 
     A data set of your own is a subclass with two methods: `find()` says where the images are (or raises `UserError`),
     and `read(split)` returns the "train" or "test" split, as `Arrays` (pixels in memory) or `ImageFiles` (decoded when
-    asked for). Everything else (classes, subsets, resizing, validation, order, augmentation, ranks, resuming) is here:
-
-        class Noise(AbstractImageData):
-            def find(self):
-                return Source("noise", "embedded", "torch.randint")
-
-            def read(self, split):
-                x = torch.randint(256, (100, 8, 8, 1), dtype=torch.uint8, generator=generator(0, "noise", split))
-                return Arrays(torch.arange(100) % 2, ["even", "odd"], None, x)
-
-    Put it in a file beside this one, or anywhere that Python finds and name it by its full path in `class_path`.
+    asked for). Everything else (classes, subsets, resizing, validation, order, augmentation, ranks, resuming) is here.
+    Put it in a file beside this one, or anywhere that Python finds and name it by its full path in `class_path`;
+    CONTRIBUTING.md has one of ten lines.
 
     Args:
         root: the folder that holds the data.
@@ -68,6 +57,8 @@ class AbstractImageData(AbstractMemoryData):
 
     names: tuple[str, ...] = ()
     """The names by which `classes` may be asked for; empty: those that `read` returns."""
+    aliases: Mapping[str, str] = MappingProxyType({})
+    """Other names of classes -> their names."""
 
     def __init__(
         self,
@@ -88,32 +79,28 @@ class AbstractImageData(AbstractMemoryData):
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
-        counts = {
-            "samples_per_class": samples_per_class,
-            "image_size": image_size,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise UserError(f"{name}={count}: it must be at least 1.")
-        if padding < 0:
-            raise UserError(f"padding={padding}: it must be at least 0.")
-        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise UserError(
-                f"crop_scale={list(crop_scale)}: give the least and the largest part, above 0 and at most 1."
-            )
-        if not 0 < crop_ratio[0] <= crop_ratio[1]:
-            raise UserError(f"crop_ratio={list(crop_ratio)}: give the least and the largest ratio, above 0.")
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"val_fraction={val_fraction}: it must be at least 0 and below 1.")
-        if (mean is None) != (std is None):
-            raise UserError("Give both mean and std, or neither.")
-        if classes == []:
-            raise UserError("classes is empty: name at least one, or leave it out for all.")
+        for wrong, said in (
+            (samples_per_class is not None and samples_per_class < 1, f"{samples_per_class=}: it must be at least 1."),
+            (image_size is not None and image_size < 1, f"{image_size=}: it must be at least 1."),
+            (padding < 0, f"{padding=}: it must be at least 0."),
+            (
+                not 0 < crop_scale[0] <= crop_scale[1] <= 1,
+                f"crop_scale={list(crop_scale)}: give the least and the largest part, above 0 and at most 1.",
+            ),
+            (
+                not 0 < crop_ratio[0] <= crop_ratio[1],
+                f"crop_ratio={list(crop_ratio)}: give the least and the largest ratio, above 0.",
+            ),
+            (not 0 <= val_fraction < 1, f"{val_fraction=}: it must be at least 0 and below 1."),
+            ((mean is None) != (std is None), "Give both mean and std, or neither."),
+            (classes == [], "classes is empty: name at least one, or leave it out for all."),
+        ):
+            if wrong:
+                raise UserError(said)
         self.root, self.classes, self.samples_per_class = Path(root).expanduser(), classes, samples_per_class
         self.image_size, self.rgb, self.augment, self.padding = image_size, rgb, augment, padding
         self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
         self.val_fraction, self.mean, self.std = val_fraction, mean, std
-        self._loaded: dict[str, Loaded] = {}
 
     @abstractmethod
     def read(self, split: SourceSplit) -> AbstractImages:
@@ -121,7 +108,7 @@ class AbstractImageData(AbstractMemoryData):
 
     def setup(self, stage: str | None = None) -> None:
         """Load what `stage` needs, once; what is not needed yet is loaded when it is asked for."""
-        if "train" not in self._loaded and self.val_fraction == 0:
+        if "train" not in self._splits and self.val_fraction == 0:
             rank_zero_info(
                 f"{type(self).__name__} validates on the test split, as the papers do; "
                 "val_fraction > 0 holds out training images instead."
@@ -129,6 +116,12 @@ class AbstractImageData(AbstractMemoryData):
         self.split("train")
         if self.val_fraction == 0 or stage in ("test", "predict"):
             self.split("test")
+
+    def class_numbers(self, asked: Sequence[str | int] | None, names: Sequence[str]) -> list[int]:
+        """The numbers among `names` of the classes `asked` for, see `class_number`; None: of all."""
+        if asked is None:
+            return list(range(len(names)))
+        return [class_number(self.aliases.get(str(one), one), names) for one in asked]
 
     @property
     def class_names(self) -> list[str]:
@@ -138,31 +131,11 @@ class AbstractImageData(AbstractMemoryData):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes."""
         return len(self.class_names)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        height, width, channels = self.split("train").inputs.shape[1:]
-        return channels, height, width
-
-    @property
-    def in_channels(self) -> int:
-        """C."""
-        return self.input_shape[0]
-
-    @property
-    def train_size(self) -> int:
-        """The number of training images."""
-        return len(self.split("train").targets)
-
-    @property
     def val_source(self) -> str:
-        """What validation is done on, in words."""
-        if self.val_fraction == 0:
-            return "test split"
-        return f"held-out {100 * self.val_fraction:g}% of training split"
+        return f"held-out {100 * self.val_fraction:g}% of training split" if self.val_fraction else "test split"
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
@@ -175,69 +148,49 @@ class AbstractImageData(AbstractMemoryData):
         """The test split, as in the papers, or what `val_fraction` holds out."""
         return "test" if self.val_fraction == 0 else "val"
 
-    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
-        """Normalised images, augmented if there is an order."""
-        size = self.eval_batch_size if order is None else self.batch_size
-        augment: Augmentation = "none" if order is None else self.augment
+    def transform(self, training: bool) -> Transform:
+        """Normalisation; in training also augmentation."""
+        augment = self.augment if training else "none"
         if self.locate().fallback:  # The digits that stand in cannot be mirrored: a 2 would become no digit at all.
-            augment = UNMIRRORED.get(augment, augment)
-        return TensorBatches(
-            *loaded,
-            size,
-            *self.normalisation,
-            order,
-            augment,
-            self.padding,
-            epoch,
-            skip,
-            self.crop_scale,
-            self.crop_ratio,
-        )
+            augment = cast(Augmentation, augment.removesuffix("_flip"))
+        return Transform(*self.normalisation, augment, self.padding, self.crop_scale, self.crop_ratio)
 
-    def split(self, name: Split) -> Loaded:
-        """The images of a split, uint8 (N, H, W, C), and their labels, renumbered."""
-        if name not in self._loaded:
-            with torch.inference_mode(False):
-                if name == "test":
-                    self._load_test()
-                else:
-                    self._load_train()
-        return self._loaded[name]
+    def load(self, name: Split) -> dict[Split, Loaded]:
+        """Images of the classes asked for, uint8 (N, H, W, C), and their labels, renumbered; held-out ones too."""
+        if name != "test":
+            return self._load_train()
+        self.split("train")
+        images = self.read("test")
+        members = torch.cat([_members(images, number) for number in self._numbers])
+        return {"test": self._load(images, members.sort().values)}
 
-    def _load_train(self) -> None:
+    def _load_train(self) -> dict[Split, Loaded]:
         images = self.read("train")
         offered = self.names or images.class_names
-        numbers = list(range(len(offered)))
-        if self.classes is not None:
-            numbers = [class_number(asked, offered) for asked in self.classes]
+        numbers = self.class_numbers(self.classes, offered)
         for number in numbers:
             if numbers.count(number) > 1:
                 raise UserError(f"classes names {offered[number]!r} more than once.")
         if len(offered) > len(images.class_names):  # the ten digits stand in for more classes than there are digits
             numbers = list(range(min(len(numbers), len(images.class_names))))
-        train, held = [], []
-        for number in numbers:
-            few, many = self._divided(images, number)
-            train.append(few)
-            held.append(many)
+        divided = [self._divided(images, number) for number in numbers]
+        train, held = (torch.cat(parts).sort().values for parts in zip(*divided, strict=True))
         self._numbers, self._class_names = numbers, [images.class_names[number] for number in numbers]
-        self._loaded["train"] = self._load(images, torch.cat(train).sort().values)
+        loaded: dict[Split, Loaded] = {"train": self._load(images, train)}
         if self.val_fraction > 0:
-            self._loaded["val"] = self._load(images, torch.cat(held).sort().values)
-        self._normalisation = self._constants(images.normalisation, self._loaded["train"].inputs)
+            loaded["val"] = self._load(images, held)
+        self._normalisation = self._constants(images.normalisation, loaded["train"].inputs)
+        return loaded
 
-    def _load_test(self) -> None:
-        self.split("train")
-        images = self.read("test")
-        self._loaded["test"] = self._load(images, torch.cat([_members(images, n) for n in self._numbers]).sort().values)
+    def pixels(self, images: AbstractImages, indices: Int64[Tensor, " M"], size: int | None = None) -> Tensor:
+        """The images at `indices`, uint8 (M, H, W, C), resized and with the channels that are asked for."""
+        pixels = images.pixels(indices, size or self.image_size)
+        return pixels.expand(-1, -1, -1, 3).contiguous() if self.rgb and pixels.shape[-1] == 1 else pixels
 
     def _load(self, images: AbstractImages, indices: Int64[Tensor, " M"]) -> Loaded:
         renumbered = torch.full((len(images.class_names),), -1)
         renumbered[self._numbers] = torch.arange(len(self._numbers))
-        pixels = images.pixels(indices, self.image_size)
-        if self.rgb and pixels.shape[-1] == 1:
-            pixels = pixels.expand(-1, -1, -1, 3).contiguous()
-        return Loaded(pixels, renumbered[images.labels[indices]])
+        return Loaded(self.pixels(images, indices), renumbered[images.labels[indices]])
 
     def _divided(self, images: AbstractImages, number: int) -> tuple[Tensor, Tensor]:
         """The training and the held-out members of a class: the first and the last of one permutation of them."""
@@ -266,7 +219,7 @@ class AbstractImageData(AbstractMemoryData):
         if len(mean) != channels or len(std) != channels:
             raise UserError(f"mean and std need {channels} numbers, one per channel, not {len(mean)} and {len(std)}.")
         if min(std) <= 0:
-            raise UserError(f"std={std}: a channel without variation cannot be normalised; give positive mean and std.")
+            raise UserError(f"{std=}: a channel without variation cannot be normalised; give positive mean and std.")
         return mean, std
 
 

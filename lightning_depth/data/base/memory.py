@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lightning_depth.data.base.batches import EpochOrder, TensorBatches
+from lightning_depth.data.base.batches import EpochOrder, TensorBatches, Transform
 from lightning_depth.data.base.sources import Source
 from lightning_depth.errors import UserError
 from lightning_depth.results import Split
@@ -50,6 +50,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
                 raise UserError(f"{name}={count}: it must be at least 1.")
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self._source: Source | None = None
+        self._splits: dict[Split, Loaded] = {}
         self._resident: dict[tuple[str, torch.device], Loaded] = {}
 
     def use_run_seed(self, seed: int) -> None:
@@ -73,17 +74,35 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """
 
     @abstractmethod
+    def load(self, name: Split) -> dict[Split, Loaded]:
+        """A split, and others that come with it; asked for once."""
+
+    def transform(self, training: bool) -> Transform | None:
+        """What is done to uint8 images on their way to the network."""
+        return None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the training split, from which shapes are read; others are loaded when they are asked for."""
+        self.split("train")
+
     def split(self, name: Split) -> Loaded:
         """A split, on the CPU; the same tensors at every call."""
-
-    @abstractmethod
-    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
-        """The batches of a split in memory: for training if there is an order, from batch `skip` of `epoch` on."""
+        if name not in self._splits:
+            with torch.inference_mode(False):
+                self._splits |= self.load(name)
+        return self._splits[name]
 
     @property
-    @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as the network gets it."""
+        """Shape of one input as the network gets it: of an image (C, H, W)."""
+        inputs = self.split("train").inputs
+        shape = tuple(inputs.shape[1:])
+        return shape if inputs.is_floating_point() else (shape[-1], *shape[:-1])
+
+    @property
+    def train_size(self) -> int:
+        """The number of training samples."""
+        return len(self.split("train").targets)
 
     @property
     def num_classes(self) -> int | None:
@@ -99,6 +118,11 @@ class AbstractMemoryData(LightningDataModule, ABC):
     def validated(self) -> Split:
         """On which split validation is done."""
         return "val"
+
+    @property
+    def val_source(self) -> str:
+        """What validation is done on, in words."""
+        return f"{self.validated} split"
 
     def locate(self, announce: bool = True) -> Source:
         """Where the data come from, decided once; a stand-in is announced on stderr, unless another data set does."""
@@ -122,8 +146,8 @@ class AbstractMemoryData(LightningDataModule, ABC):
         train, (rank, world) = self._on_device("train"), self._place()
         fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         order = EpochOrder(len(train.targets), self.batch_size, self.effective_seed, rank, world, reshuffle=not fixed)
-        batches = self.batches(train, order, *self._position())
-        batches.at_once = self.batches_at_once
+        batches = TensorBatches(*train, self.batch_size, self.transform(training=True), order)
+        batches.start, batches.at_once = self._position(), self.batches_at_once
         return batches
 
     def train_eval_dataloader(self) -> TensorBatches:
@@ -138,9 +162,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
         """The test split, each sample once."""
         return self._evaluation(self._on_device("test"))
 
-    def predict_dataloader(self) -> TensorBatches:
-        """The test split, each sample once."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def probe_dataloader(self, samples: int, split: Split = "train", everywhere: bool = False) -> TensorBatches:
         """A fixed random subset of the samples of a split, as they are; all of them if there are fewer.
@@ -158,7 +180,8 @@ class AbstractMemoryData(LightningDataModule, ABC):
     def _evaluation(self, split: Loaded, everywhere: bool = False) -> TensorBatches:
         # Every world-th sample and no padding: 101 samples on 2 processes are 51 and 50, and count as 101.
         rank, world = (0, 1) if everywhere else self._place()
-        return self.batches(Loaded(split.inputs[rank::world], split.targets[rank::world]))
+        inputs, targets = split.inputs[rank::world], split.targets[rank::world]
+        return TensorBatches(inputs, targets, self.eval_batch_size, self.transform(training=False))
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

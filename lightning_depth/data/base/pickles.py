@@ -1,38 +1,24 @@
 """Pickles read as data: arrays of numbers in plain containers, and nothing that a pickle could execute."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from jaxtyping import Shaped
+import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
 
 from lightning_depth.errors import UserError
-
-# What unpickling broken bytes raises, by the documentation of `pickle` ("not necessarily limited to") and by trying.
-BROKEN = (
-    pickle.UnpicklingError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """A pickled dictionary of arrays, numbers, strings and plain containers, of Python 2 or 3.
 
     The few names by which numpy's arrays are pickled stand for inert objects here: numpy's own (C) reconstruction never
-    sees the file, nothing is imported, and no name outside the list below is looked up.
-
-    Args:
-        path: the file. Strings of Python 2 are read as latin-1; keys in bytes become strings.
+    sees the file, nothing is imported, and no name outside the list below is looked up. Strings of Python 2 are read as
+    latin-1; keys in bytes become strings.
 
     Raises:
         UserError: the file names anything else (it says what), is truncated, or holds no dictionary.
@@ -40,12 +26,14 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _Reader(file, encoding="latin1").load()
+    except OSError:
+        raise
     except _Refused as refused:
         raise UserError(
             f"{path} was not read: {refused}, and a data file may hold only arrays of numbers and plain containers.\n"
             "Replace it by the published file."
         ) from None
-    except BROKEN as error:
+    except Exception as error:  # broken bytes raise almost any: `pickle` names some, "not necessarily limited to" them
         raise UserError(f"{path} is corrupt or truncated: {error or type(error).__name__}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} where a dictionary of arrays was expected.")
@@ -77,8 +65,6 @@ class _Reader(pickle.Unpickler):
 class _Maker:
     """What stands for a function or class of numpy: it can be called, and not be changed by the pickle."""
 
-    __slots__ = ("_make",)
-
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
 
@@ -91,8 +77,6 @@ class _Maker:
 
 class _Dtype:
     """A numpy dtype of booleans, integers or floating-point numbers, in the making."""
-
-    __slots__ = ("dtype",)
 
     def __init__(self, code: str, *_: object) -> None:
         if not isinstance(code, str) or code[:1] not in ("b", "i", "u", "f") or not code[1:].isdecimal():
@@ -109,11 +93,10 @@ class _Dtype:
 class _Array:
     """A numpy array in the making."""
 
-    __slots__ = ("array",)
-    array: Shaped[np.ndarray, "..."] | None
+    array: Shaped[np.ndarray, "..."] | None = None
 
     def __init__(self, *_: object) -> None:
-        self.array = None
+        """Take what numpy's take."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, dtype, fortran, raw = state[-4:]
@@ -158,3 +141,10 @@ ALLOWED: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     "encode": (("_codecs",), _latin1),
 }
 """Name -> the modules in which it is known, and what stands for it here."""
+
+
+def from_planes(batches: Sequence[UInt8[np.ndarray, "n 3072"]]) -> UInt8[Tensor, "N 32 32 3"]:
+    """The images of batches whose rows are 32 x 32 pixels of red, then green, then blue, as CIFAR's are."""
+    images = np.empty((sum(map(len, batches)), 32, 32, 3), np.uint8)
+    np.concatenate([batch.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for batch in batches], out=images)
+    return torch.from_numpy(images)

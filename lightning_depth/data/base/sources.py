@@ -2,8 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -81,7 +82,6 @@ class Arrays(AbstractImages):
     images: UInt8[Tensor, "N H W C"]
 
     def pixels(self, indices: Int64[Tensor, " M"], size: int | None) -> UInt8[Tensor, "M H W C"]:
-        """The images at `indices`, resized to size x size unless `size` is None."""
         images = self.images[indices]
         return images if size is None else resized(images, size)
 
@@ -104,7 +104,7 @@ class ImageFiles(AbstractImages):
     max_bytes: int | None = None
 
     def pixels(self, indices: Int64[Tensor, " M"], size: int | None) -> UInt8[Tensor, "M H W C"]:
-        """The images at `indices`, resized to size x size unless `size` is None.
+        """See `AbstractImages`.
 
         Raises:
             UserError: a file cannot be decoded, or differs from the first one in size while `size` is None; or all of
@@ -163,38 +163,48 @@ def resized(images: UInt8[Tensor, "N H W C"], size: int) -> UInt8[Tensor, "N siz
     return small.permute(0, 2, 3, 1).contiguous()
 
 
+@contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """An image file.
+
+    Raises:
+        UserError: it is missing, corrupt or truncated, which may show where it is decoded; it names the file.
+    """
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {error}") from error
+
+
 def decoded(path: str, channels: int) -> UInt8[np.ndarray, "H W C"]:
     """One image file as grey (`channels` = 1) or RGB (3).
 
     Raises:
-        UserError: the file is missing, corrupt, truncated or has more than 8 bits per channel; it names the file.
+        UserError: see `opened`; or it has more than 8 bits per channel.
     """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path} has more than 8 bits per channel; convert it to 8.")
-            array = np.array(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {error}") from error
+    with opened(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise UserError(f"{path} has more than 8 bits per channel; convert it to 8.")
+        array = np.array(image.convert("L" if channels == 1 else "RGB"))
     return array.reshape(*array.shape[:2], channels)
 
 
 def is_grey(path: str) -> bool:
-    """Whether an image file holds grey values alone (mode L), by its header.
-
-    Raises:
-        UserError: the header cannot be read.
-    """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            return image.mode == "L"
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {error}") from error
+    """Whether an image file holds grey values alone (mode L), by its header."""
+    with opened(path) as image:
+        return image.mode == "L"
 
 
 def class_folders(folder: Path) -> list[str]:
     """The names of the folders in `folder`, sorted; hidden ones do not count."""
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def has_jpeg(folder: Path) -> bool:
+    """Whether the first image of the first class is a JPEG file."""
+    files = (file.lower() for name in class_folders(folder)[:1] for file in sorted(os.listdir(folder / name)))
+    return next((not file.endswith(".png") for file in files if file.endswith(SUFFIXES)), False)
 
 
 def image_files(
@@ -216,10 +226,13 @@ def image_files(
     paths: list[str] = []
     counts: list[int] = []
     for name in class_names:
-        found = []
-        for part in folders.get(name, (name,)):
-            names = os.listdir(folder / part) if (folder / part).is_dir() else []
-            found += [os.path.join(folder, part, file) for file in sorted(names) if file.lower().endswith(SUFFIXES)]
+        found = [
+            os.path.join(folder, part, file)
+            for part in folders.get(name, (name,))
+            if (folder / part).is_dir()
+            for file in sorted(os.listdir(folder / part))
+            if file.lower().endswith(SUFFIXES)
+        ]
         paths += found
         counts.append(len(found))
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))

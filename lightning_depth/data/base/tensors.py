@@ -2,13 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_depth.data.base.batches import EpochOrder, TensorBatches
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.sources import Source
 from lightning_depth.errors import UserError
@@ -46,7 +44,7 @@ class AbstractTensorData(AbstractMemoryData):
         UserError: a number is out of its range.
     """
 
-    classes: ClassVar[int | None] = None
+    label_count: int | None = None
     """The number of classes; None: one more than the largest label of the training split."""
 
     def __init__(
@@ -59,9 +57,8 @@ class AbstractTensorData(AbstractMemoryData):
     ) -> None:
         super().__init__(batch_size or train_samples, eval_batch_size, seed)
         if train_samples < 1 or test_samples < 1:
-            raise UserError(f"train_samples={train_samples}, test_samples={test_samples}: both must be at least 1.")
+            raise UserError(f"{train_samples=}, {test_samples=}: both must be at least 1.")
         self.train_samples, self.test_samples = train_samples, test_samples
-        self._made: dict[Split, Loaded] = {}
 
     @abstractmethod
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -76,45 +73,22 @@ class AbstractTensorData(AbstractMemoryData):
         return generator(self.effective_seed, type(self).__name__, name)
 
     def find(self) -> Source:
-        """Made from the seed."""
         return Source(type(self).__name__, "synthetic", f"seed {self.effective_seed}")
 
-    def split(self, name: Split) -> Loaded:
-        """A split, made once."""
-        if name not in self._made:
-            samples = self.train_samples if name == "train" else self.test_samples
-            with torch.inference_mode(False):
-                self._made[name] = Loaded(*self.make(name, samples, self.shared(name)))
-        return self._made[name]
-
-    def batches(self, loaded: Loaded, order: EpochOrder | None = None, epoch: int = 0, skip: int = 0) -> TensorBatches:
-        """Batches of the tensors as they are."""
-        size = self.eval_batch_size if order is None else self.batch_size
-        return TensorBatches(*loaded, size, [0.0], [1.0], order, first_epoch=epoch, skip_batches=skip)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.split("train").inputs.shape[1:])
+    def load(self, name: Split) -> dict[Split, Loaded]:
+        samples = self.train_samples if name == "train" else self.test_samples
+        return {name: Loaded(*self.make(name, samples, self.shared(name)))}
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes; None where the targets are numbers."""
         targets = self.split("train").targets
-        return None if targets.is_floating_point() else self.classes or int(targets.max()) + 1
+        return None if targets.is_floating_point() else self.label_count or int(targets.max()) + 1
 
     @property
     def target_shape(self) -> tuple[int, ...] | None:
-        """Shape of one target where the targets are numbers."""
         targets = self.split("train").targets
         return tuple(targets.shape[1:]) if targets.is_floating_point() else None
 
     @property
-    def train_size(self) -> int:
-        """The number of training samples."""
-        return self.train_samples
-
-    @property
     def val_source(self) -> str:
-        """What validation is done on, in words."""
         return "samples drawn for validation"

@@ -1,19 +1,20 @@
-"""CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour photographs of 32 x 32 pixels in 100 classes, 20 superclasses."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour photographs of 32 x 32 pixels each."""
 
-import hashlib
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
 import torchvision
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torchvision.datasets.utils import check_integrity
 
-from lightning_depth.data.base.pickles import read_pickle
+from lightning_depth.data.base.pickles import from_planes, read_pickle
 from lightning_depth.data.base.published import AbstractPublishedImages
-from lightning_depth.data.base.sources import Arrays, SourceSplit
+from lightning_depth.data.base.sources import SourceSplit
 from lightning_depth.errors import UserError
 
-HOME = torchvision.datasets.CIFAR100.base_folder
 SUPERCLASSES = MappingProxyType(
     {
         "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -41,6 +42,42 @@ SUPERCLASSES = MappingProxyType(
 """Superclass -> its five classes; the numbers of both follow the alphabet."""
 
 
+def read_batches(
+    root: Path, published: Any, split: SourceSplit, labels: str
+) -> tuple[UInt8[Tensor, "N 32 32 3"], Int64[Tensor, " N"]]:
+    """Pixels and `labels` of a split from its pickles, which must have the MD5 sums of torchvision's class `published`.
+
+    Raises:
+        UserError: a file has another sum.
+    """
+    batches = []
+    for name, md5 in published.train_list if split == "train" else published.test_list:
+        path = root / published.base_folder / name
+        if not check_integrity(path, md5):
+            raise UserError(
+                f"{path} is not the published file (its MD5 sum is not {md5}): corrupt or truncated.\n"
+                f"Replace it, or remove the folder {path.parent} to use another source."
+            )
+        batches.append(read_pickle(path))
+    numbers = [number for batch in batches for number in batch[labels]]
+    return from_planes([batch["data"] for batch in batches]), torch.tensor(numbers)
+
+
+@final
+class CIFAR10(AbstractPublishedImages):
+    """CIFAR-10 from `<root>/cifar-10-batches-py`, `<root>/cifar10/{train,test}/<class>/*` or a download (170 MB)."""
+
+    title = "CIFAR-10"
+    origin = torchvision.datasets.CIFAR10
+    folder = "cifar10"
+    files = (*(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)), "cifar-10-batches-py/test_batch")
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    published_normalisation = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+
+    def read_files(self, split: SourceSplit) -> tuple[UInt8[Tensor, "N 32 32 3"], Int64[Tensor, " N"]]:
+        return read_batches(self.root, self.origin, split, "labels")
+
+
 @final
 class CIFAR100(AbstractPublishedImages):
     """CIFAR-100 from `<root>/cifar-100-python`, `<root>/cifar100/{train,test}/<class>/*` or a download (169 MB).
@@ -51,9 +88,9 @@ class CIFAR100(AbstractPublishedImages):
     """
 
     title = "CIFAR-100"
+    origin = torchvision.datasets.CIFAR100
     folder = "cifar100"
-    files = (f"{HOME}/train", f"{HOME}/test")
-    channels = 3
+    files = ("cifar-100-python/train", "cifar-100-python/test")
     names = tuple(sorted(name for names in SUPERCLASSES.values() for name in names))
     published_normalisation = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
 
@@ -64,27 +101,5 @@ class CIFAR100(AbstractPublishedImages):
             self.names = tuple(SUPERCLASSES)
             self.folders = {name: (name, *parts) for name, parts in SUPERCLASSES.items()}
 
-    def read_files(self, split: SourceSplit) -> Arrays:
-        """A split from its pickle, which must have the published MD5 sum."""
-        published = torchvision.datasets.CIFAR100
-        ((name, md5),) = published.train_list if split == "train" else published.test_list
-        path = self.root / HOME / name
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != md5:
-            raise UserError(
-                f"{path} is not the published file (its MD5 sum is not {md5}): corrupt or truncated.\n"
-                f"Replace it, or remove the folder {path.parent} to use another source."
-            )
-        batch = read_pickle(path)
-        pixels = batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        return Arrays(
-            torch.tensor(batch[f"{self.labels}_labels"]),
-            list(self.names),
-            self.published_normalisation,
-            torch.from_numpy(np.ascontiguousarray(pixels)),
-        )
-
-    def fetch(self, folder: str) -> None:
-        """Download and unpack with torchvision."""
-        torchvision.datasets.CIFAR100(folder, download=True)
+    def read_files(self, split: SourceSplit) -> tuple[UInt8[Tensor, "N 32 32 3"], Int64[Tensor, " N"]]:
+        return read_batches(self.root, self.origin, split, f"{self.labels}_labels")
