@@ -458,8 +458,6 @@ def test_only_the_bottom_layer_moves_and_only_along_the_example(tmp_path):
 
 
 class Pictures(AbstractTensorData):
-    classes = 10
-
     def make(self, split, samples, stream):
         return torch.randn(samples, 3, 16, 16, generator=stream), torch.arange(samples) % 10
 
