@@ -20,20 +20,6 @@ STUB = """# Written by `make stubs`, for type checkers, editors and grep: every 
 """
 
 
-def classes_in(package: str, path: list[str], base: type) -> dict[str, type]:
-    """The public subclasses of `base` defined in the modules of `package` (its `__name__` and `__path__`), by name.
-
-    All of its modules are imported.
-    """
-    found: dict[str, type] = {}
-    for module_info in pkgutil.iter_modules(path):
-        module = import_module(f"{package}.{module_info.name}")
-        for name, value in vars(module).items():
-            if _is_offered(name, value, base) and value.__module__ == module.__name__:
-                found[name] = value
-    return found
-
-
 def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], type], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package that offers every class that a file beside it defines.
 
@@ -54,26 +40,26 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
                 places.setdefault(name, []).append(f"{package}.{info.name}")
         return places
 
-    def find(name: str) -> type:
+    def lookup(name: str) -> type | None:
         for module in defined().get(name, ()):
-            value: type = getattr(import_module(module), name)
-            if _is_offered(name, value, base):
+            value = getattr(import_module(module), name)
+            if not name.startswith(("_", "Abstract")) and isinstance(value, type) and issubclass(value, base):
                 return value
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return None
 
-    return find, lambda: sorted(classes_in(package, path, base))
+    def find(name: str) -> type:
+        found = lookup(name)
+        if found is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return found
+
+    return find, lambda: [name for name in sorted(defined()) if lookup(name) is not None]
 
 
 def _source(info: pkgutil.ModuleInfo) -> str:
     assert isinstance(info.module_finder, FileFinder)
     spec = info.module_finder.find_spec(info.name)
-    if spec is None or spec.origin is None:
-        return ""
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def _is_offered(name: str, value: object, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base) and not name.startswith(("_", "Abstract"))
+    return "" if spec is None or spec.origin is None else Path(spec.origin).read_text(encoding="utf-8")
 
 
 def built_in() -> dict[str, type]:

@@ -59,14 +59,14 @@ def describe_data(trainer: Trainer) -> dict[str, Any]:
     """Where the data came from, as far as the data module says."""
     datamodule = getattr(trainer, "datamodule", None)
     source = getattr(datamodule, "source", None)
-    said: dict[str, Any] = {"requested": type(datamodule).__name__ if datamodule is not None else None}
+    found: dict[str, Any] = {"requested": type(datamodule).__name__ if datamodule is not None else None}
     if is_dataclass(source) and not isinstance(source, type):
         fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(source).items()}
-        said |= {**fields, "source": source.describe()}  # type: ignore[attr-defined]
+        found |= {**fields, "source": source.describe()}  # type: ignore[attr-defined]
     for key, attribute in (("validation", "val_source"), ("num_classes", "num_classes"), ("train_size", "train_size")):
         if getattr(datamodule, attribute, None) is not None:
-            said[key] = getattr(datamodule, attribute)
-    return said
+            found[key] = getattr(datamodule, attribute)
+    return found
 
 
 def versions() -> dict[str, str]:

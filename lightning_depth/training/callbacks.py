@@ -9,16 +9,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_depth.config.resolve import Config
 from lightning_depth.models.base import AbstractModel
+from lightning_depth.runs.directory import Run
 from lightning_depth.runs.record import RunRecord
-from lightning_depth.runs.run import Run
-from lightning_depth.training.finite_loss import FiniteLoss
+from lightning_depth.training.checkpoints import LastCheckpoint
 from lightning_depth.training.goals import Goals
-from lightning_depth.training.last_checkpoint import LastCheckpoint
+from lightning_depth.training.guards import FiniteLoss, StepSeed, SubsampleForeign, SyncBuffers
 from lightning_depth.training.progress import RunProgress
 from lightning_depth.training.requeue import SlurmRequeue
-from lightning_depth.training.step_seed import StepSeed
-from lightning_depth.training.subsampling import SubsampleForeign
-from lightning_depth.training.sync_buffers import SyncBuffers
 
 
 def callbacks(
@@ -54,16 +51,9 @@ def callbacks(
         progress: whether to show a bar.
         more: further callbacks.
     """
-    own: list[Callback] = [
-        StepSeed(config.seed),
-        FiniteLoss(),
-        SyncBuffers(),
-        SubsampleForeign(),
-        Goals(**config.values["goals"]),
-    ]
-    if progress:
-        own.append(RunProgress())
-    own.extend(more)
+    goals = Goals(**config.values["goals"])
+    own: list[Callback] = [StepSeed(config.seed), FiniteLoss(), SyncBuffers(), SubsampleForeign(), goals]
+    own += [*([RunProgress()] if progress else []), *more]
     if run is None:
         return own
     if os.environ.get("SLURM_JOB_ID"):
@@ -73,10 +63,6 @@ def callbacks(
     if isinstance(model, AbstractModel):
         numbers = getattr(data, "target_shape", None) is not None
         metric, mode = ("val/loss", "min") if numbers else ("val/acc", "max")
-        own.append(
-            ModelCheckpoint(
-                folder, "best", metric, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
-            )
-        )
-    own.append(LastCheckpoint(folder))
-    return own
+        always = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+        own.append(ModelCheckpoint(folder, "best", metric, mode=mode, **always))
+    return [*own, LastCheckpoint(folder)]

@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lightning_depth.config.resolve import Config
+from lightning_depth.config.words import check_name
 from lightning_depth.results import CONFIG
-from lightning_depth.runs.directory import check_checkpoint, checked_name
-from lightning_depth.runs.place import checkpoint_of, has_ended, place
+from lightning_depth.runs.directory import check_checkpoint, checkpoint_of, has_ended, open_run
 from lightning_depth.runs.probing import ProbeRecord
 from lightning_depth.training.run import locate, provenance, run
 
@@ -31,7 +31,7 @@ def fit(config: Config) -> None:
     _check(config, wanted)
     data = locate(config)
     name = name_of(config, data)
-    where = place(Path(config.values["run"]["root"]), name, None if wanted is None else str(wanted), config.values)
+    where = open_run(Path(config.values["run"]["root"]), name, None if wanted is None else str(wanted), config.values)
     if has_ended(where):
         rank_zero_info(
             f"{where.directory} is finished: nothing is left to train, and nothing was changed.\n"
@@ -79,6 +79,6 @@ def look(
 
 def _check(config: Config, wanted: Any) -> None:
     if config.values["run"]["name"] is not None:
-        checked_name(config.values["run"]["name"])
+        check_name(config.values["run"]["name"])
     if wanted not in (None, "last", "best"):
         check_checkpoint(Path(wanted))

@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_depth.errors import UserError
-from lightning_depth.runs.place import job_id
+from lightning_depth.runs.directory import job_id
 from lightning_depth.training import signals
-from lightning_depth.training.last_checkpoint import LastCheckpoint
+from lightning_depth.training.checkpoints import LastCheckpoint
 
 # A job that Slurm is ending itself: it requeues the job too, or its user has cancelled it.
 ENDING = frozenset(

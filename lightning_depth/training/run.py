@@ -23,11 +23,10 @@ from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
 from lightning_depth.probes.probe import check_names
 from lightning_depth.results import write_config
-from lightning_depth.runs.place import discard
-from lightning_depth.runs.run import Run
+from lightning_depth.runs.directory import Run, discard
 from lightning_depth.seeds import Seeded
-from lightning_depth.training.atomic_checkpoints import AtomicCheckpoints
 from lightning_depth.training.callbacks import callbacks
+from lightning_depth.training.checkpoints import AtomicCheckpoints
 from lightning_depth.training.loggers import prepare
 from lightning_depth.training.restore_loaders import restore_loaders
 
@@ -78,8 +77,12 @@ def run(
         UserError: anything that the user can mend. Where no epoch was finished, a new run's directory goes again.
         OSError: the disk is full.
     """
+    trainer = None
     try:
-        model, trainer = _make(config, data, run, more)
+        model: LightningModule = _made(config, "model")
+        if isinstance(model, Seeded):
+            model.use_run_seed(config.seed)
+        trainer = _trainer(config, model, data, run, more)
         rest = config.parsed["rest"]
         given = {key: rest[key] for key in ("weights_only", "return_predictions") if key in rest}
         if "verbose" in rest:
@@ -87,33 +90,16 @@ def run(
         start = checkpoint if run is None else run.checkpoint
         command = getattr(trainer, config.command)
         return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
-    except UserError:
-        if run is not None:
+    except BaseException as error:
+        if run is not None and (trainer is None or isinstance(error, UserError)):
             discard(run)
-        raise
-    except RuntimeError as error:
         # torch says so in many ways when the disk is full in the middle of a checkpoint.
-        if re.search(r"No space left|PytorchStreamWriter|file write failed", str(error)):
+        full = r"No space left|PytorchStreamWriter|file write failed"
+        if isinstance(error, RuntimeError) and re.search(full, str(error)):
             raise OSError(errno.ENOSPC, "No space left on device") from error
         raise
     finally:
         restore_loaders()
-
-
-def _make(
-    config: Config, data: LightningDataModule | None, run: Run | None, more: Sequence[Callback]
-) -> tuple[LightningModule, Trainer]:
-    try:
-        model: LightningModule = _made(config, "model")
-        if isinstance(model, Seeded):
-            model.use_run_seed(config.seed)
-        return model, _trainer(config, model, data, run, more)
-    except UserError:
-        raise
-    except BaseException:
-        if run is not None:
-            discard(run)
-        raise
 
 
 class _Remembering:
