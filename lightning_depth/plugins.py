@@ -1,11 +1,9 @@
 """Plug-ins without a registry: a package's classes are those its files define, and entry points name packages."""
 
-import pkgutil
 import re
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from importlib.machinery import FileFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -34,11 +32,11 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
 
     @cache
     def defined() -> dict[str, list[str]]:
-        places: dict[str, list[str]] = {}
-        for info in pkgutil.iter_modules(path):
-            for name in re.findall(r"^class (\w+)", _source(info), re.MULTILINE):
-                places.setdefault(name, []).append(f"{package}.{info.name}")
-        return places
+        modules: dict[str, list[str]] = {}
+        for file in sorted(file for folder in path for file in Path(folder).glob("*.py")):
+            for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+                modules.setdefault(name, []).append(f"{package}.{file.stem}")
+        return modules
 
     def lookup(name: str) -> type | None:
         for module in defined().get(name, ()):
@@ -54,12 +52,6 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
         return found
 
     return find, lambda: [name for name in sorted(defined()) if lookup(name) is not None]
-
-
-def _source(info: pkgutil.ModuleInfo) -> str:
-    assert isinstance(info.module_finder, FileFinder)
-    spec = info.module_finder.find_spec(info.name)
-    return "" if spec is None or spec.origin is None else Path(spec.origin).read_text(encoding="utf-8")
 
 
 def built_in() -> dict[str, type]:

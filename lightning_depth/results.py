@@ -243,11 +243,8 @@ class Table:
             self.columns = [*self.columns, *fresh]
             write_text(self.path, _csv(self.columns, [*self.rows(), *rows], header=True))
             return
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(descriptor, _csv(self.columns, rows, header=False).encode())
-        finally:
-            os.close(descriptor)
+        with self.path.open("ab", buffering=0) as file:
+            file.write(_csv(self.columns, rows, header=False).encode())
 
     def rewind(self, epoch: int) -> None:
         """Keep the rows up to `epoch`. Later ones, which will be measured again, move to `<name>.superseded.csv`."""
