@@ -39,14 +39,12 @@ def main(arguments: list[str]) -> None:
     own, rest = _own(arguments)
     words, name, root, checkpoint = translated(own, rest)
     check(words)
-    from lightning_depth.cli.messages import filter_messages
     from lightning_depth.config.resolve import resolve
     from lightning_depth.runs.directory import check_checkpoint
     from lightning_depth.runs.probing import ProbeRecord
     from lightning_depth.training.fit import look
     from lightning_depth.training.run import locate
 
-    filter_messages()
     provenance = {"command": "python main.py probe " + shlex.join(arguments)}
     provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
     record = ProbeRecord(root, name, checkpoint, provenance)

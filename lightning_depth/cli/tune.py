@@ -36,12 +36,10 @@ def main(arguments: list[str]) -> None:
         return
     own, words = _own(arguments)
     _check(own, words)
-    from lightning_depth.cli.messages import filter_messages
     from lightning_depth.config.resolve import resolve
     from lightning_depth.studies.search import Search
     from lightning_depth.studies.tune import run_search, whole_key, without_probes
 
-    filter_messages()
     config = without_probes(resolve("fit", words).values)
     seed = config["seed_everything"]
     if isinstance(seed, bool):

@@ -1,8 +1,8 @@
 """Whether a run may go on with a config: in what two configs differ that a resumed run may not change."""
 
 import inspect
+import pkgutil
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,7 @@ def _came_later(key: str, old: Any, new: Any) -> bool:
 
 def _is_default(class_path: str, argument: str, value: Any) -> bool:
     """Whether the class has that value as the argument's default; one that is made by a function counts as such."""
-    module, _, name = class_path.rpartition(".")
-    for kind in inspect.getmro(getattr(import_module(module), name)):
+    for kind in inspect.getmro(pkgutil.resolve_name(class_path)):
         parameters = inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
         if argument in parameters:
             default = parameters[argument].default

@@ -18,7 +18,7 @@ from lightning_depth.results import CONFIG, METRICS, read_config, read_summary
 from lightning_depth.runs.differences import check_same_config, differences
 
 # How the first process of a run tells those that it launches where the run lives.
-TOLD = "LIGHTNING_DEPTH_PLACE"
+RUN_VARIABLE = "LIGHTNING_DEPTH_PLACE"
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ def open_run(root: Path, name: str, checkpoint: str | None, config: Mapping[str,
         UserError: there is nothing to go on from, another config, no place to write.
         SystemExit: a requeued Slurm job whose run has ended.
     """
-    told = os.environ.get(TOLD)
-    if told is not None and os.environ.get("LOCAL_RANK", "0") != "0":
-        directory, start = json.loads(told)
+    given = os.environ.get(RUN_VARIABLE)
+    if given is not None and os.environ.get("LOCAL_RANK", "0") != "0":
+        directory, start = json.loads(given)
     else:
         directory, start = _decide(root, name, checkpoint, config)
-        os.environ[TOLD] = json.dumps([str(directory), str(start) if start else None])
+        os.environ[RUN_VARIABLE] = json.dumps([str(directory), str(start) if start else None])
     return Run(Path(directory), config, Path(start) if start else None)
 
 

@@ -9,22 +9,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from lightning_depth import results
 from lightning_depth.errors import UserError
 from lightning_depth.figures.pictures import draw_pictures
 from lightning_depth.figures.report import report
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.probe import probes_of
-from lightning_depth.results import (
-    PICTURES,
-    READINGS,
-    Reading,
-    Table,
-    read_arrays,
-    read_declarations,
-    write_arrays,
-    write_declarations,
-    write_summary,
-)
+from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
 from lightning_depth.runs.directory import claim
 from lightning_depth.runs.provenance import described
 
@@ -32,12 +23,12 @@ from lightning_depth.runs.provenance import described
 def write_looks(directory: Path, table: Table, probes: Iterable[AbstractProbe], epoch: int) -> None:
     """Append what `probes` read at `epoch` to the table, and write how to show it and their arrays."""
     looked = [probe for probe in probes if probe.readings and probe.readings[0].epoch == epoch]
-    write_declarations(directory, {probe.name: probe.declaration for probe in looked})
+    results.write_declarations(directory, {probe.name: probe.declaration for probe in looked})
     table.append([reading._asdict() for probe in looked for reading in probe.readings])
     for probe in looked:
         if probe.pictures:
             arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
-            write_arrays(directory, probe.name, epoch, arrays)
+            results.write_arrays(directory, probe.name, epoch, arrays)
 
 
 def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[AbstractProbe], epoch: int) -> None:
@@ -46,7 +37,7 @@ def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[Ab
     drawn = [p for p in probes if p.pictures and p.readings and p.readings[0].epoch == epoch]
     if not wandb or not drawn:
         return
-    everything, declared = read_arrays(directory, until=epoch), read_declarations(directory)
+    everything, declared = results.read_arrays(directory, until=epoch), results.read_declarations(directory)
     for probe in drawn:
         mine = [arrays for arrays in everything if arrays.probe == probe.name]
         path = draw_pictures(mine, declared, directory / PICTURES / probe.name / f"epoch-{epoch:05d}.png")
@@ -61,8 +52,7 @@ class ProbeRecord(Callback):
     they had saved in it.
 
     Args:
-        root: folder in which a new directory is made.
-        name: of that directory, or of this with a number.
+        root, name: of a new directory, which gets a number where the name is taken.
         checkpoint: the run's checkpoint that is looked at; None: a network without one.
         provenance: what else the summary should say.
         needed: whether it is a mistake to have no probe; else there is nothing to record then.

@@ -36,10 +36,7 @@ class RunRecord(Checkpoint):
     the checkpoint itself is saved: a row that is missing was never part of a checkpoint, and one that is too many is
     taken out when the run goes on.
 
-    Args:
-        directory: the run's directory.
-        config: the whole config, for loggers.
-        provenance: what else the summary should say (config file, command, seed, ...).
+    `config` is the whole one, for loggers; `provenance` what else the summary should say (command, seed, ...).
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:

@@ -3,12 +3,12 @@
 import contextlib
 import copy
 import math
+import pkgutil
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from statistics import pstdev
 from typing import Any
@@ -32,11 +32,8 @@ from lightning_depth.training.guards import Diverged
 def without_probes(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config whose trainer has no probes: nobody looks at the networks of a search."""
     made = copy.deepcopy(dict(config))
-    kept = []
-    for callback in made["trainer"]["callbacks"] or []:
-        module, _, name = callback["class_path"].rpartition(".")
-        if not issubclass(getattr(import_module(module), name), AbstractProbe):
-            kept.append(callback)
+    callbacks = made["trainer"]["callbacks"] or []
+    kept = [one for one in callbacks if not issubclass(pkgutil.resolve_name(one["class_path"]), AbstractProbe)]
     made["trainer"]["callbacks"] = kept or None
     return made
 
@@ -110,7 +107,7 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
     """
     settings = {key: value for key, value in asdict(search).items() if key not in ("trials", "seed")}
     study = {"search": settings, "config": of_folds(config, search.folds)}
-    directory, new = _place(study, root, name)
+    directory, new = _find_or_claim(study, root, name)
     try:
         with FileLock(directory / ".lock", timeout=5):  # the fit of a search that was killed has ended by then
             print(f"search directory: {directory}{'' if new else ' (going on)'}", flush=True)
@@ -128,7 +125,7 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
         raise SystemExit(130) from None
 
 
-def _place(study: Mapping[str, Any], root: Path, name: str) -> tuple[Path, bool]:
+def _find_or_claim(study: Mapping[str, Any], root: Path, name: str) -> tuple[Path, bool]:
     """The newest search of these settings, or a new directory; and whether it is new."""
     for directory in runs_named(root, name):
         with contextlib.suppress(UserError):
@@ -197,7 +194,7 @@ class _Loop:
         self.trials.append(row)
         for checkpoint in home.glob(f"fold-{fold}*/checkpoints/*.ckpt"):
             checkpoint.unlink()
-        self._say(row)
+        self._print_progress(row)
         return status == "finished"
 
     def _read(self, home: Path, fold: int) -> tuple[str, float | None, str]:
@@ -216,7 +213,7 @@ class _Loop:
         data = str(source).split(f": fold {fold} of")[0].split(f"; fold {fold} of")[0]
         return metric, value if math.isfinite(value) else None, data
 
-    def _say(self, row: Mapping[str, Any]) -> None:
+    def _print_progress(self, row: Mapping[str, Any]) -> None:
         search, rows = self.search, self.trials.rows
         left = sum(len(self.trials.missing(number, search.folds)) for number in range(search.trials))
         mean = sum(float(one["seconds"]) for one in rows) / len(rows)
