@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractModel
-from lightning_depth.models.sample_mean import SampleMean
+from lightning_depth.models.losses import SampleMean
 from lightning_depth.probes.undisturbed import undisturbed
 from lightning_depth.training.guards import broadcast_buffers
 

@@ -1,11 +1,13 @@
-"""Callbacks that keep training right: no loss that is no number, the same draws and buffers, right gradients."""
+"""What keeps training right: losses that are numbers, the same draws and buffers everywhere, right gradients."""
 
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.inheritance import get_all_subclasses
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_depth.errors import UserError
 from lightning_depth.layers.convolutions import guarded, is_guarded
@@ -16,11 +18,12 @@ from lightning_depth.seeds import derive
 class Diverged(UserError):
     """A fit whose loss is no number any more."""
 
-    def __init__(self, loss: str, value: float, when: str) -> None:
-        super().__init__(
-            f"The {loss} became {value} in {when}: training stopped.\n"
-            "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
-        )
+
+def _diverged(loss: str, value: float, when: str) -> Diverged:
+    return Diverged(
+        f"The {loss} became {value} in {when}: training stopped.\n"
+        "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
+    )
 
 
 class FiniteLoss(Callback):
@@ -50,7 +53,7 @@ class FiniteLoss(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = float(trainer.callback_metrics.get("val/loss", 0.0))
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not abs(value) < float("inf"):
-            raise Diverged("validation loss", value, f"epoch {trainer.current_epoch + 1}")
+            raise _diverged("validation loss", value, f"epoch {trainer.current_epoch + 1}")
 
     def _check(self, *args: Any, **kwargs: Any) -> None:
         if not self._losses:
@@ -59,7 +62,7 @@ class FiniteLoss(Callback):
         losses, self._losses = self._losses, []
         for (epoch, step, loss), good in zip(losses, finite, strict=True):
             if not good:
-                raise Diverged("loss", float(loss), f"epoch {epoch} at step {step}")
+                raise _diverged("loss", float(loss), f"epoch {epoch} at step {step}")
 
     on_validation_start = on_train_epoch_end = on_save_checkpoint = _check
 
@@ -122,3 +125,15 @@ class SubsampleForeign(Callback):
         self._open.close()
 
     on_fit_end = on_exception = _close
+
+
+def restore_loaders() -> None:
+    """Put torch's loaders back: Lightning patches them while it asks for data, and leaves them so where that raises.
+
+    Or the next network of this process gets loaders that cannot be made again with another sampler.
+    """
+    for patched in {DataLoader, BatchSampler, *get_all_subclasses(DataLoader), *get_all_subclasses(BatchSampler)}:
+        for name in ("__init__", "__setattr__", "__delattr__"):
+            if f"__old{name}" in vars(patched):
+                setattr(patched, name, getattr(patched, f"__old{name}"))
+                delattr(patched, f"__old{name}")
