@@ -219,7 +219,7 @@ def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Dire
 def duration(seconds: float) -> str:
     """A time for readers.
 
-    >>> duration(7), duration(95), duration(3700)
+    >>> duration(7.0), duration(95.0), duration(3700.0)
     ('7 s', '1:35 min', '1:01:40')
     """
     minutes, rest = divmod(round(seconds), 60)
