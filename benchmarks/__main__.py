@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import families, probes, shelf, throughput
 from benchmarks.measure import machine
-from lightning_depth.runs.record import git_commit, versions
+from lightning_depth.runs.provenance import git_commit, versions
 
 SECTIONS = {
     "Training throughput (CIFAR-sized images, crop and flip)": throughput.rows,

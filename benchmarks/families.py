@@ -22,9 +22,7 @@ from lightning_depth.models import MLP, ConvNet, DeepLinear, FullyConv, HuhCNN
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.losses import sample_losses
 from lightning_depth.models.shapes import Shapes
-from lightning_depth.training.finite_loss import FiniteLoss
-from lightning_depth.training.step_seed import StepSeed
-from lightning_depth.training.sync_buffers import SyncBuffers
+from lightning_depth.training.guards import FiniteLoss, StepSeed, SyncBuffers
 
 
 class Case(NamedTuple):

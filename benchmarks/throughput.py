@@ -17,9 +17,7 @@ from benchmarks.measure import DEVICE, by_turns, now, ratio
 from lightning_depth.data.base.images import AbstractImageData
 from lightning_depth.data.base.sources import Arrays, Source
 from lightning_depth.models import ResNet
-from lightning_depth.training.finite_loss import FiniteLoss
-from lightning_depth.training.step_seed import StepSeed
-from lightning_depth.training.sync_buffers import SyncBuffers
+from lightning_depth.training.guards import FiniteLoss, StepSeed, SyncBuffers
 
 BATCH = 128
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]

@@ -1,11 +1,9 @@
 """Plug-ins without a registry: a package's classes are those its files define, and entry points name packages."""
 
-import pkgutil
 import re
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from importlib.machinery import FileFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -18,20 +16,6 @@ ROOMS = (*SHELVES, "lightning_depth.optimisers")
 STUB = """# Written by `make stubs`, for type checkers, editors and grep: every class that a file here defines.
 # At run time a class is found in the file that defines it, when it is asked for; nothing is registered.
 """
-
-
-def classes_in(package: str, path: list[str], base: type) -> dict[str, type]:
-    """The public subclasses of `base` defined in the modules of `package` (its `__name__` and `__path__`), by name.
-
-    All of its modules are imported.
-    """
-    found: dict[str, type] = {}
-    for module_info in pkgutil.iter_modules(path):
-        module = import_module(f"{package}.{module_info.name}")
-        for name, value in vars(module).items():
-            if _is_offered(name, value, base) and value.__module__ == module.__name__:
-                found[name] = value
-    return found
 
 
 def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], type], Callable[[], list[str]]]:
@@ -48,32 +32,26 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
 
     @cache
     def defined() -> dict[str, list[str]]:
-        places: dict[str, list[str]] = {}
-        for info in pkgutil.iter_modules(path):
-            for name in re.findall(r"^class (\w+)", _source(info), re.MULTILINE):
-                places.setdefault(name, []).append(f"{package}.{info.name}")
-        return places
+        modules: dict[str, list[str]] = {}
+        for file in sorted(file for folder in path for file in Path(folder).glob("*.py")):
+            for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+                modules.setdefault(name, []).append(f"{package}.{file.stem}")
+        return modules
+
+    def lookup(name: str) -> type | None:
+        for module in defined().get(name, ()):
+            value = getattr(import_module(module), name)
+            if not name.startswith(("_", "Abstract")) and isinstance(value, type) and issubclass(value, base):
+                return value
+        return None
 
     def find(name: str) -> type:
-        for module in defined().get(name, ()):
-            value: type = getattr(import_module(module), name)
-            if _is_offered(name, value, base):
-                return value
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = lookup(name)
+        if found is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return found
 
-    return find, lambda: sorted(classes_in(package, path, base))
-
-
-def _source(info: pkgutil.ModuleInfo) -> str:
-    assert isinstance(info.module_finder, FileFinder)
-    spec = info.module_finder.find_spec(info.name)
-    if spec is None or spec.origin is None:
-        return ""
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def _is_offered(name: str, value: object, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base) and not name.startswith(("_", "Abstract"))
+    return find, lambda: [name for name in sorted(defined()) if lookup(name) is not None]
 
 
 def built_in() -> dict[str, type]:

@@ -133,6 +133,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def flat(tree: Any, lists: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a config that is no mapping, or an empty one; with `lists`, no list either.
+
+    >>> dict(flat({"a": {"b": 1, "c": ["d"]}})), dict(flat({"c": ["d"]}, lists=True))
+    ({'a.b': 1, 'a.c': ['d']}, {'c.0': 'd'})
+    """
+    parts = dict(enumerate(tree)) if lists and isinstance(tree, list) else tree
+    if not isinstance(parts, Mapping) or not parts:
+        yield prefix, tree
+        return
+    for key, value in parts.items():
+        yield from flat(value, lists, f"{prefix}.{key}" if prefix else str(key))
+
+
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Write `config.yaml`."""
     opening = "# The whole config of this run. Again: python main.py fit --config THIS_FILE\n"
@@ -225,53 +239,41 @@ class Table:
             return
         self.columns = self._header()
         fresh = dict.fromkeys(key for row in rows for key in row if key not in self.columns)
-        if self.path.is_file() and not fresh:
-            self._write(_csv(self.columns, rows, header=False), append=True)
-        else:
+        if fresh or not self.path.is_file():
             self.columns = [*self.columns, *fresh]
-            self._write(_csv(self.columns, [*self._read()[1], *rows], header=True), append=False)
+            write_text(self.path, _csv(self.columns, [*self.rows(), *rows], header=True))
+            return
+        with self.path.open("ab", buffering=0) as file:
+            file.write(_csv(self.columns, rows, header=False).encode())
 
     def rewind(self, epoch: int) -> None:
         """Keep the rows up to `epoch`. Later ones, which will be measured again, move to `<name>.superseded.csv`."""
         if not self.path.is_file():
             return
-        header, rows = self._read()
+        header, rows = self._header(), self.rows()
         later = [row for row in rows if not row["epoch"].isdecimal() or int(row["epoch"]) > epoch]
         if later:
             aside = self.path.with_suffix(".superseded.csv")
             with aside.open("a") as file:
                 file.write(_csv(header, later, header=aside.stat().st_size == 0))
-        self._write(_csv(header, [row for row in rows if row not in later], header=True), append=False)
+        write_text(self.path, _csv(header, [row for row in rows if row not in later], header=True))
 
     def drop_torn_line(self) -> None:
         """Take out a torn last line."""
         text = self.path.read_text() if self.path.is_file() else "\n"
         if not text.endswith("\n"):
-            self._write(text[: text.rfind("\n") + 1], append=False)
+            write_text(self.path, text[: text.rfind("\n") + 1])
 
     def rows(self) -> list[dict[str, str]]:
         """Every whole row, by column."""
-        return self._read()[1]
+        text = self.path.read_text() if self.path.is_file() else ""
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def _header(self) -> list[str]:
         if not self.path.is_file():
             return self.columns
         with self.path.open(newline="") as file:
             return next(csv.reader(file), self.columns)
-
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        text = self.path.read_text() if self.path.is_file() else ""
-        return self._header(), list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
-
-    def _write(self, text: str, append: bool) -> None:
-        if not append or not self.path.is_file():
-            write_text(self.path, text)
-            return
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool) -> str:

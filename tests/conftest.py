@@ -37,6 +37,6 @@ def loaders_as_torch_has_them():
     """One test's Trainer whose data raise must not change the next test's loaders."""
     yield
     if "lightning" in sys.modules:
-        from lightning_depth.training.restore_loaders import restore_loaders
+        from lightning_depth.training.guards import restore_loaders
 
         restore_loaders()

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_depth.models.family import AbstractFamily
-from lightning_depth.training.last_checkpoint import LastCheckpoint
+from lightning_depth.training.checkpoints import LastCheckpoint
 
 LastCheckpoint.share = math.inf  # saved after every epoch: moments that come for sure
 

@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 
 from lightning_depth.data import KLocal
 from lightning_depth.models import MLP
+from lightning_depth.training.checkpoints import LastCheckpoint
 from lightning_depth.training.goals import Goals
-from lightning_depth.training.last_checkpoint import LastCheckpoint
 from tests.commands import command, tiny, written
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lightning_depth.config.resolve import resolve
-from lightning_depth.runs.directory import differences
+from lightning_depth.runs.differences import differences
 
 CONFIG = {
     "model": {"class_path": "lightning_depth.models.MLP", "init_args": {"depth": 2}},

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from lightning_depth.cli.messages import filter_messages
 from lightning_depth.config.words import TRAINER_COMMANDS, check, near
 from lightning_depth.errors import UserError
 
@@ -28,15 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _command(sys.argv[1:])
         return 0
     except UserError as user_error:
-        return _say(str(user_error))
+        message = str(user_error)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" ({error.filename})" if error.filename else ""
-            return _say(f"No space left on the device{where}.\nFree some, then go on with --ckpt_path last.")
-        raise
-
-
-def _say(message: str) -> int:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"No space left on the device{where}.\nFree some, then go on with --ckpt_path last."
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
 
@@ -48,6 +46,7 @@ def _command(argv: list[str]) -> None:
     command, *words = argv
     if command not in COMMANDS:
         raise UserError(f"There is no command {command!r}.{near(command, COMMANDS)}\nSee python main.py --help.")
+    filter_messages()
     if command in TRAINER_COMMANDS:
         if not any(word in ("-h", "--help") or word.startswith("--print_config") for word in words):
             check(words)

@@ -4,14 +4,8 @@ import logging
 import warnings
 from functools import cache
 
-IDLE = (
-    "Seed set to",
-    "GPU available",
-    "TPU available",
-    "HPU available",
-    "\N{ELECTRIC LIGHT BULB}",
-    "`Trainer.fit` stopped",
-)
+LIGHT_BULB = "\N{ELECTRIC LIGHT BULB}"
+IDLE = ("Seed set to", "GPU available", "TPU available", "HPU available", LIGHT_BULB, "`Trainer.fit` stopped")
 LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",

@@ -5,11 +5,10 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 
-from lightning_depth.config.words import check, config_files
+from lightning_depth.config.words import CommandParser, check, config_files, options
 from lightning_depth.errors import UserError
 
 USAGE = """usage: python main.py probe --ckpt FILE [--probe CLASS [--probe.KEY VALUE ...]] ... [--out DIR]
@@ -40,14 +39,12 @@ def main(arguments: list[str]) -> None:
     own, rest = _own(arguments)
     words, name, root, checkpoint = translated(own, rest)
     check(words)
-    from lightning_depth.cli.messages import filter_messages
     from lightning_depth.config.resolve import resolve
     from lightning_depth.runs.directory import check_checkpoint
     from lightning_depth.runs.probing import ProbeRecord
     from lightning_depth.training.fit import look
     from lightning_depth.training.run import locate
 
-    filter_messages()
     provenance = {"command": "python main.py probe " + shlex.join(arguments)}
     provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
     record = ProbeRecord(root, name, checkpoint, provenance)
@@ -60,17 +57,12 @@ def main(arguments: list[str]) -> None:
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{own.ckpt} does not hold the weights of this network: {said}") from error
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}.\nSee python main.py probe --help.")
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{own.ckpt} does not hold the weights of this network: {reason}") from error
 
 
 def _own(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(prog="python main.py probe", add_help=False, allow_abbrev=False)
+    parser = CommandParser("probe")
     parser.add_argument("--ckpt", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model")
@@ -96,22 +88,21 @@ def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str
         checkpoint, run = own.ckpt, own.ckpt.resolve().parent.parent
         name, root = f"probed-{own.ckpt.stem}", run
         if not config_files(rest):
-            if own.ckpt.is_file() and not (run / "config.yaml").is_file():
+            if not own.ckpt.is_file():
+                raise UserError(f"There is no checkpoint {own.ckpt}.")
+            if not (run / "config.yaml").is_file():
                 raise UserError(
                     f"{own.ckpt} lies in no run's directory: there is no {run / 'config.yaml'}.\n"
                     "Give the --config of its network and data, or --model and --data."
                 )
-            if own.ckpt.is_file():
-                words += ["--config", str(run / "config.yaml")]
-            else:
-                raise UserError(f"There is no checkpoint {own.ckpt}.")
+            words += ["--config", str(run / "config.yaml")]
         words += ["--ckpt_path", str(own.ckpt)]
     else:
-        name, root = f"probed-{next((p.stem for p in config_files(rest)), 'network')}", Path("runs")
-        if not config_files(rest):
-            raise UserError(
-                "No network to look at: give --ckpt, --model or --config.\nSee python main.py probe --help."
-            )
+        files = config_files(rest)
+        if not files:
+            hint = "See python main.py probe --help."
+            raise UserError(f"No network to look at: give --ckpt, --model or --config.\n{hint}")
+        name, root = f"probed-{files[0].stem}", Path("runs")
     if own.out is not None:
         out = own.out if own.out.name not in ("", "..") else own.out.resolve()
         name, root = out.name, out.parent
@@ -129,12 +120,18 @@ def _network(own: argparse.Namespace, rest: list[str]) -> list[str]:
     if isinstance(network, type) and issubclass(network, LightningModule):
         weights = [] if own.ckpt is None else ["--ckpt_path", str(own.ckpt)]
         return [f"--model={network.__module__}.{network.__qualname__}", *weights]
-    arguments = {}
-    for key, value in _taken(rest, "--model."):
+    arguments, others = {}, []
+    for option in options(rest):
+        key, value, more = _key_and_value(option)
+        if not key.startswith("--model."):
+            others += option
+            continue
+        others += more
         try:
-            arguments[key] = yaml.safe_load(value)
+            arguments[key.removeprefix("--model.")] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"--model.{key} {value}: not a value that YAML knows.") from error
+            raise UserError(f"{key} {value}: not a value that YAML knows.") from error
+    rest[:] = others
     words = ["--model=lightning_depth.models.Imported", f"--model.network={own.model}"]
     if arguments:
         words.append(f"--model.arguments={json.dumps(arguments)}")
@@ -143,38 +140,29 @@ def _network(own: argparse.Namespace, rest: list[str]) -> list[str]:
     return words
 
 
-def _taken(rest: list[str], prefix: str) -> list[tuple[str, str]]:
-    """The (key, value) pairs of options that start with `prefix`, taken out of `rest`."""
-    found, kept = [], []
-    words = iter(rest)
-    for word in words:
-        if word.startswith(prefix):
-            key, equals, value = word.removeprefix(prefix).partition("=")
-            found.append((key, value if equals else next(words, "")))
-        else:
-            kept.append(word)
-    rest[:] = kept
-    return found
+def _key_and_value(option: list[str]) -> tuple[str, str, list[str]]:
+    """What an option sets, to what, and the words that follow and do not belong to it."""
+    key, equals, value = option[0].partition("=")
+    return (key, value, option[1:]) if equals else (key, "".join(option[1:2]), option[2:])
 
 
 def _probes(rest: list[str], default: bool) -> list[str]:
     """`rest` with each probe as a callback of the trainer; those of a config only where no other is asked for."""
     probes: list[str] = []
     others: list[str] = []
-    pending = iter(rest)
-    for word in pending:
-        if word == "--probe" or word.startswith("--probe="):
-            given = word.removeprefix("--probe").removeprefix("=") or next(pending, "")
-            if not given or given.startswith("--"):
+    for option in options(rest):
+        key, value, more = _key_and_value(option)
+        if key == "--probe":
+            if not value:
                 raise UserError("--probe needs the name of a probe, such as Spectrum.")
-            probes.append(f"--trainer.callbacks+={given}")
-        elif word.startswith("--probe."):
+            probes.append(f"--trainer.callbacks+={value}")
+        elif key.startswith("--probe."):
             if not probes:
-                raise UserError(f"{word.split('=')[0]} belongs to no --probe: it comes after the one that it is for.")
-            key, equals, value = word.removeprefix("--probe.").partition("=")
-            probes.append(f"--trainer.callbacks.{key}={value if equals else next(pending, '')}")
+                raise UserError(f"{key} belongs to no --probe: it comes after the one that it is for.")
+            probes.append(f"--trainer.callbacks.{key.removeprefix('--probe.')}={value}")
         else:
-            others.append(word)
+            more = option
+        others += more
     if default and not probes:
         probes = [f"--trainer.callbacks+={probe}" for probe in DEFAULT_PROBES]
     # After the configs, or theirs would come back.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from lightning_depth.cli.messages import filter_messages
 from lightning_depth.config.parser import parser
 from lightning_depth.config.resolve import resolve
 from lightning_depth.training.fit import evaluate, fit
@@ -14,7 +13,6 @@ def main(command: str, words: Sequence[str]) -> None:
     Raises:
         UserError: anything that the user can mend.
     """
-    filter_messages()
     if asks_for_help(words):
         parser(command).parse_args(list(words))  # prints and exits
     config = resolve(command, words)

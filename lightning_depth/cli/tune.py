@@ -5,9 +5,8 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from lightning_depth.config.words import check, config_files, near
+from lightning_depth.config.words import CommandParser, check, check_name, config_files, near
 from lightning_depth.errors import UserError
 
 USAGE = """usage: python main.py tune --config FILE --tune.low A --tune.high B [--tune.KEY VALUE ...] [--KEY VALUE ...]
@@ -28,7 +27,6 @@ has trials.csv, tune.png and best.yaml. The same command goes on with a search t
 
   python main.py tune --config configs/k_local.yaml --tune.low 1e-3 --tune.high 1 --tune.trials 20 --tune.folds 10
   python main.py fit --config configs/k_local.yaml --config runs/tune-k_local/best.yaml"""
-KEY = "model.init_args.optimizer.init_args.lr"
 
 
 def main(arguments: list[str]) -> None:
@@ -38,32 +36,24 @@ def main(arguments: list[str]) -> None:
         return
     own, words = _own(arguments)
     _check(own, words)
-    from lightning_depth.cli.messages import filter_messages
     from lightning_depth.config.resolve import resolve
     from lightning_depth.studies.search import Search
     from lightning_depth.studies.tune import run_search, whole_key, without_probes
 
-    filter_messages()
     config = without_probes(resolve("fit", words).values)
     seed = config["seed_everything"]
     if isinstance(seed, bool):
         raise UserError(f"A search needs a seed: --seed_everything 0, not {seed}.")
     key = whole_key(own.key, config)
     search = Search(key, own.low, own.high, own.log, own.trials, own.folds, own.metric, own.direction, seed)
-    files = config_files(words)
-    name = own.name or f"tune-{files[0].stem if files else 'run'}"
+    name = own.name or f"tune-{next((file.stem for file in config_files(words)), 'run')}"
     command = "python main.py tune " + shlex.join(arguments)
     run_search(search, config, Path(config["run"]["root"]), name, command)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[:1].upper()}{message[1:]}.\nSee python main.py tune --help.")
-
-
 def _own(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(prog="python main.py tune", add_help=False, allow_abbrev=False)
-    parser.add_argument("--tune.key", dest="key", default=KEY)
+    parser = CommandParser("tune")
+    parser.add_argument("--tune.key", dest="key", default="model.init_args.optimizer.init_args.lr")
     parser.add_argument("--tune.low", dest="low", type=float, required=True)
     parser.add_argument("--tune.high", dest="high", type=float, required=True)
     parser.add_argument("--tune.log", dest="log", type=_truth, default=True, metavar="{true,false}")
@@ -94,6 +84,4 @@ def _check(own: argparse.Namespace, words: list[str]) -> None:
     if any(word.split("=")[0] in ("--print_config", "--ckpt_path", "--run.name") for word in words):
         raise UserError("--print_config, --ckpt_path and --run.name are for fit; the search's name is --tune.name.")
     if own.name is not None:
-        from lightning_depth.runs.directory import checked_name
-
-        checked_name(own.name)
+        check_name(own.name)

@@ -1,8 +1,9 @@
 """The heart of jsonargparse's error messages, which run to dozens of lines."""
 
-import difflib
 import re
 from collections.abc import Iterable
+
+from lightning_depth.config.words import near
 
 # A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
@@ -48,14 +49,14 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
     if parts[-1] in MOVED:
         return f"Unknown key {word}{where}. It is {MOVED[parts[-1]]} now."
     wrong = next((part for part in parts if part not in known), None)
-    hint = _near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
+    hint = near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
     return f"Unknown key {word}{where}.{hint}"
 
 
 def _wrong_mapping(message: str, key: str, known: set[str]) -> str | None:
     stray = re.search(r"Unexpected keys: \{'([^']+)'", message)
     if stray:
-        return f"Unknown key {stray.group(1)} in {key}.{_near(stray.group(1), known)}"
+        return f"Unknown key {stray.group(1)} in {key}.{near(stray.group(1), known)}"
     missing = re.search(r"Missing required keys: \{'([^']+)'", message)
     given = re.search(r"Given value: (.+)", message)
     return f"{key}: expected a {missing.group(1)} in {given.group(1)[:LONGEST]}." if missing and given else None
@@ -65,13 +66,13 @@ def _unknown_class(message: str, key: str, known: set[str]) -> str | None:
     missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if missing:
         path = ".".join(missing.groups())
-        return f"Unknown class {path} for {key}.{_near(missing.group(2), known)}"
+        return f"Unknown class {path} for {key}.{near(missing.group(2), known)}"
     path_and_reason = re.search(r"given class_path '([^']+)':\s+(No module named '[\w.]+')", message)
     if path_and_reason:
         return f"Unknown class {path_and_reason.group(1)} for {key}: {path_and_reason.group(2)}."
     short = re.search(r"Expected a dot import path string: (\S+)", message)
     if short:
-        return f"Unknown class {short.group(1)} for {key}.{_near(short.group(1), known)}"
+        return f"Unknown class {short.group(1)} for {key}.{near(short.group(1), known)}"
     return None
 
 
@@ -95,8 +96,3 @@ def _wrong_value(message: str, key: str) -> str | None:
 def _ends(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     return "\n".join(line[:300] for line in dict.fromkeys([lines[0], lines[-1]]))
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, sorted(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""

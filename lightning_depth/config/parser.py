@@ -41,29 +41,28 @@ def parser(command: str, section: str | None = None) -> Parser:
     new = Parser(prog=f"python main.py {command}", allow_abbrev=False, dump_header=None)
     new.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones override earlier ones.")
     for name in SECTIONS if section is None else [section]:
-        _ADD[name](new, command)
+        _add(new, name, command)
     return new
 
 
-def _add_trainer(new: Parser, command: str) -> None:
-    new.add_lightning_class_args(Trainer, "trainer")
-    new.set_defaults(
-        {
-            "trainer.num_sanity_val_steps": 0,
-            "trainer.logger": False,
-            # Spectra are computed in float64, which Apple's GPUs lack.
-            "trainer.accelerator": "cpu" if torch.backends.mps.is_available() else "auto",
-            "trainer.enable_autolog_hparams": False,  # the record logs the whole config, once
-        }
-    )
-
-
-def _add_model(new: Parser, command: str) -> None:
-    new.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-
-
-def _add_data(new: Parser, command: str) -> None:
-    new.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+def _add(new: Parser, section: str, command: str) -> None:
+    if section == "trainer":
+        new.add_lightning_class_args(Trainer, "trainer")
+        new.set_defaults(
+            {
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.logger": False,
+                # Spectra are computed in float64, which Apple's GPUs lack.
+                "trainer.accelerator": "cpu" if torch.backends.mps.is_available() else "auto",
+                "trainer.enable_autolog_hparams": False,  # the record logs the whole config, once
+            }
+        )
+    elif section == "model":
+        new.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    elif section == "data":
+        new.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+    else:
+        _add_rest(new, command)
 
 
 def _add_rest(new: Parser, command: str) -> None:
@@ -81,9 +80,6 @@ def _add_rest(new: Parser, command: str) -> None:
     new.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
     new.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")
     new.add_method_arguments(Trainer, command, skip=set(LightningCLI.subcommands()[command]))
-
-
-_ADD = {"trainer": _add_trainer, "model": _add_model, "data": _add_data, "rest": _add_rest}
 
 
 @cache

@@ -14,6 +14,7 @@ from jsonargparse import Namespace, get_loader
 from lightning_depth.config.parser import parser
 from lightning_depth.config.words import SECTIONS, check, key_of, options, section_of
 from lightning_depth.errors import UserError
+from lightning_depth.results import flat
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,6 @@ class Config:
         parsed: the same as jsonargparse made it, by section: from here objects are made.
         given: the dotted keys that files and words set, without `.init_args`; everything else is at its default.
         files: the config files, in order.
-        words: the words themselves, without the command.
     """
 
     command: str
@@ -34,7 +34,6 @@ class Config:
     parsed: Mapping[str, Namespace]
     given: frozenset[str]
     files: tuple[Path, ...]
-    words: tuple[str, ...]
 
     @property
     def seed(self) -> int:
@@ -52,30 +51,27 @@ def resolve(command: str, words: Sequence[str]) -> Config:
         UserError: anything wrong with the words, the files or the values.
     """
     check(words)
-    said: dict[str, list[str]] = {name: [] for name in SECTIONS}
+    of_section: dict[str, list[str]] = {name: [] for name in SECTIONS}
     given: set[str] = set()
     files: list[Path] = []
     for first, *rest in options(words):
-        if key_of(first) == "config":
-            path = Path(first.partition("=")[2] if "=" in first else rest[0])
-            files.append(path)
-            for section, (text, keys) in _sections(path, path.stat().st_mtime_ns).items():
-                said[section] += ["--config", text]
+        if first == "--config":
+            files.append(Path(rest[0]))
+            for section, (text, keys) in _sections(files[-1], files[-1].stat().st_mtime_ns).items():
+                of_section[section] += ["--config", text]
                 given |= keys
-            rest = rest[0 if "=" in first else 1 :]
-            if rest:
-                raise UserError(f"Unexpected word {rest[0]}: options begin with --.")
+            if rest[1:]:
+                raise UserError(f"Unexpected word {rest[1]}: options begin with --.")
         else:
-            said[section_of(key_of(first))] += [first, *rest]
+            of_section[section_of(key_of(first))] += [first, *rest]
             given.add(first.removeprefix("--").split("=")[0].rstrip("+").replace(".init_args", ""))
     parsed, values = {}, {}
-    for section, part in said.items():
+    for section, part in of_section.items():
         parsed[section], text = _parsed(command, section, tuple(part))
         values.update(json.loads(text))
-    ordered = {
-        key: values[key] for key in ("seed_everything", "trainer", "model", "data", "goals", "run") if key in values
-    }
-    return Config(command, ordered, parsed, frozenset(given), tuple(files), tuple(words))
+    keys_in_order = ("seed_everything", "trainer", "model", "data", "goals", "run")
+    ordered = {key: values[key] for key in keys_in_order if key in values}
+    return Config(command, ordered, parsed, frozenset(given), tuple(files))
 
 
 @lru_cache(maxsize=1024)
@@ -86,13 +82,8 @@ def _sections(path: Path, modified: int) -> dict[str, tuple[str, frozenset[str]]
         if isinstance(value, str) and key in ("trainer", "model", "data") and (path.parent / value).is_file():
             value = str((path.parent / value).resolve())  # a file named in a file is beside it
         sections.setdefault(section_of(key.rstrip("+")), {})[key] = value
-    return {name: (yaml.safe_dump(said), frozenset(_keys(said))) for name, said in sections.items()}
-
-
-def _keys(tree: Any, prefix: str = "") -> set[str]:
-    if not isinstance(tree, Mapping) or not tree:
-        return {prefix.replace(".init_args", "")}
-    return set().union(*(_keys(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items()))
+    keys = {name: frozenset(key.replace(".init_args", "") for key, _ in flat(part)) for name, part in sections.items()}
+    return {name: (yaml.safe_dump(part), keys[name]) for name, part in sections.items()}
 
 
 @lru_cache(maxsize=4096)

@@ -1,9 +1,10 @@
 """The words of a command line and the files that they name, before anything heavy is imported."""
 
+import argparse
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -41,14 +42,16 @@ def section_of(key: str) -> str:
 
 
 def options(words: Sequence[str]) -> list[list[str]]:
-    """Each option with the words that follow it.
+    """Each option with the words that follow it; a file is one of them, however it was given.
 
-    >>> options(["--config", "a.yaml", "--model.depth=3", "--print_config"])
-    [['--config', 'a.yaml'], ['--model.depth=3'], ['--print_config']]
+    >>> options(["-c", "a.yaml", "--config=b.yaml", "--model.depth=3", "--print_config"])
+    [['--config', 'a.yaml'], ['--config', 'b.yaml'], ['--model.depth=3'], ['--print_config']]
     """
     found: list[list[str]] = []
     for word in words:
-        if word.startswith("--") or word == "-c":
+        if word == "-c" or word.startswith("--config="):
+            found.append(["--config", *word.split("=", 1)[1:]])
+        elif word.startswith("--"):
             found.append([word])
         elif not found:
             raise UserError(f"Unexpected word {word}: options begin with --.")
@@ -60,28 +63,18 @@ def options(words: Sequence[str]) -> list[list[str]]:
 def key_of(option: str) -> str:
     """The top-level key that an option sets.
 
-    >>> key_of("--trainer.callbacks+=OperatorNorm"), key_of("-c")
-    ('trainer', 'config')
+    >>> key_of("--trainer.callbacks+=OperatorNorm")
+    'trainer'
     """
-    key = option.removeprefix("--").split("=")[0].split(".")[0].rstrip("+")
-    return "config" if key == "-c" else key
+    return option.removeprefix("--").split("=")[0].split(".")[0].rstrip("+")
 
 
 def config_files(words: Sequence[str]) -> list[Path]:
     """The files given by `--config FILE`, `--config=FILE` or `-c FILE`, in order."""
-    found = []
-    for first, *rest in options(words):
-        if key_of(first) == "config":
-            found.append(Path(_file(first, rest)))
-    return found
-
-
-def _file(option: str, rest: Sequence[str]) -> str:
-    if "=" in option:
-        return option.partition("=")[2]
-    if not rest:
-        raise UserError(f"{option} needs a file.")
-    return rest[0]
+    given = [rest for first, *rest in options(words) if first == "--config"]
+    if [] in given:
+        raise UserError("--config needs a file.")
+    return [Path(file) for file, *_ in given]
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -125,3 +118,19 @@ def check(words: Sequence[str]) -> None:
             )
     for path in files:
         read_file(path)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of a run that cannot be that of a directory inside the root."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(f"--run.name {name!r} must be a plain directory name.")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The options of a command's own; what is wrong with them is a `UserError`."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(prog=f"python main.py {command}", add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.replace('the following', 'The following', 1)}.\nSee {self.prog} --help.")

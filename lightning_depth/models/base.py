@@ -9,8 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_depth.errors import UserError
-from lightning_depth.models.losses import LossName, correct, sample_losses
-from lightning_depth.models.sample_mean import SampleMean
+from lightning_depth.models.losses import LossName, SampleMean, correct, sample_losses
 from lightning_depth.models.shapes import Shapes
 from lightning_depth.results import Split
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.family import AbstractFamily
-from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.initial import InitialName, check_initial, initialise, layers_of
 from lightning_depth.models.shapes import Shapes
 
 PaddingMode = Literal["zeros", "circular"]
@@ -95,11 +95,9 @@ class ConvNet(AbstractFamily):
         net = nn.Sequential()
         if self.padding_mode == "circular":
             net.add_module("fits", FitsKernel(self.kernel_size))
-        layers: list[nn.Linear | nn.Conv2d] = []
         channels = input_shape[0]
         for index in range(1, self.depth + 1):
-            layers.append(self._convolution(channels, last if index == self.depth else self.channels))
-            net.add_module(f"conv{index}", layers[-1])
+            net.add_module(f"conv{index}", self._convolution(channels, last if index == self.depth else self.channels))
             channels = self.channels
             if index < self.depth or (self.output, self.readout) == ("classes", "flatten"):
                 net.add_module(f"{self.activation}{index}", activation(self.activation))
@@ -108,9 +106,9 @@ class ConvNet(AbstractFamily):
                 net.add_module("average", nn.AdaptiveAvgPool2d(1))
             net.add_module("flatten", nn.Flatten())
             if self.readout == "flatten":
-                layers.append(nn.Linear(last * input_shape[1] * input_shape[2], shapes.outputs, bias=self.bias))
-                net.add_module("head", layers[-1])
-        initialise(layers, self.initial, self.initial_scale)
+                features = last * input_shape[1] * input_shape[2]
+                net.add_module("head", nn.Linear(features, shapes.outputs, bias=self.bias))
+        initialise(layers_of(net), self.initial, self.initial_scale)
         return net
 
     def _convolution(self, channels_in: int, channels: int) -> nn.Conv2d:

@@ -15,9 +15,8 @@ from lightning_depth.layers.convolutions import guarded, subsamples
 from lightning_depth.layers.expansion import Expansion, expand
 from lightning_depth.models import steps_at_once as several
 from lightning_depth.models.base import AbstractModel
-from lightning_depth.models.losses import LossName
+from lightning_depth.models.losses import LossName, SampleMean
 from lightning_depth.models.regularisers import LowRank, Regulariser, regularisation, truncate
-from lightning_depth.models.sample_mean import SampleMean
 from lightning_depth.models.shapes import Shapes
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree, Redraws
 from lightning_depth.seeds import derive

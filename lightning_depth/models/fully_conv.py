@@ -8,7 +8,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.conv_net import PaddingMode, check_kernel
 from lightning_depth.models.family import AbstractFamily
-from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.initial import InitialName, check_initial, initialise, layers_of
 from lightning_depth.models.shapes import Shapes
 
 
@@ -50,28 +50,24 @@ class FullyConv(AbstractFamily):
             raise UserError(f"FullyConv depth={depth}, width={width}: both must be at least 1.")
         check_initial(initial, activation)
         check_kernel(kernel_size)
-        self.depth, self.width, self.kernel_size = depth, width, kernel_size
+        self.depth, self.width, self.kernel_size, self.activation = depth, width, kernel_size, activation
         self.padding_mode: PaddingMode = padding_mode
-        self.activation = activation
         self.initial: InitialName = initial
         self.initial_scale = initial_scale
 
     def build(self, shapes: Shapes) -> nn.Module:
         check_kernel(self.kernel_size, self.padding_mode, shapes.input[-2:])
         net = nn.Sequential()
-        convolutions = []
         channels = shapes.input[0]
         for index in range(1, self.depth + 1):
-            convolutions.append(self._convolution(channels, self.width, bias=False))
-            net.add_module(f"conv{index}", convolutions[-1])
+            net.add_module(f"conv{index}", self._convolution(channels, self.width, bias=False))
             net.add_module(f"bn{index}", nn.BatchNorm2d(self.width))
             net.add_module(f"{self.activation}{index}", activation(self.activation))
             channels = self.width
-        convolutions.append(self._convolution(channels, shapes.outputs, bias=True))
-        net.add_module("head", convolutions[-1])
+        net.add_module("head", self._convolution(channels, shapes.outputs, bias=True))
         net.add_module("average", nn.AdaptiveAvgPool2d(1))
         net.add_module("flatten", nn.Flatten())
-        initialise(convolutions, self.initial, self.initial_scale)
+        initialise(layers_of(net), self.initial, self.initial_scale)
         return net
 
     def _convolution(self, channels_in: int, channels: int, bias: bool) -> nn.Conv2d:

@@ -8,7 +8,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
 from lightning_depth.models.conv_net import check_kernel
 from lightning_depth.models.family import AbstractFamily
-from lightning_depth.models.initial import InitialName, check_initial, initialise
+from lightning_depth.models.initial import InitialName, check_initial, initialise, layers_of
 from lightning_depth.models.shapes import Shapes
 
 
@@ -58,20 +58,17 @@ class HuhCNN(AbstractFamily):
                 "give image_size of at least 8."
             )
         net, size = nn.Sequential(), self.kernel_size
-        layers: list[nn.Linear | nn.Conv2d] = []
         for index in range(1, 5):
             filters = self.width * 2 ** (index - 1)
-            layers.append(nn.Conv2d(channels, filters, size, padding=size // 2))
-            net.add_module(f"conv{index}", layers[-1])
+            net.add_module(f"conv{index}", nn.Conv2d(channels, filters, size, padding=size // 2))
             if index < 4:
                 net.add_module(f"pool{index}", nn.MaxPool2d(2))
             net.add_module(f"{self.activation}{index}", activation(self.activation))
             channels = filters
         net.add_module("maximum", nn.AdaptiveMaxPool2d(1))
         net.add_module("flatten", nn.Flatten())
-        layers += [nn.Linear(channels, 4 * self.width), nn.Linear(4 * self.width, shapes.outputs)]
-        net.add_module("linear", layers[-2])
+        net.add_module("linear", nn.Linear(channels, 4 * self.width))
         net.add_module(f"{self.activation}5", activation(self.activation))
-        net.add_module("head", layers[-1])
-        initialise(layers, self.initial, self.initial_scale)
+        net.add_module("head", nn.Linear(4 * self.width, shapes.outputs))
+        initialise(layers_of(net), self.initial, self.initial_scale)
         return net

@@ -3,7 +3,7 @@
 import inspect
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import PickleError
 from typing import Any
 
 import torch
@@ -39,9 +39,7 @@ class Imported(AbstractFamily):
     ) -> None:
         super().__init__(**recipe)
         self.save_hyperparameters()
-        self.network = network
-        self.arguments = arguments or {}
-        self.state = state
+        self.network, self.arguments, self.state = network, arguments or {}, state
 
     def build(self, shapes: Shapes) -> nn.Module:
         make = found(self.network)
@@ -92,19 +90,9 @@ def _load(net: nn.Module, path: Path) -> None:
         net.load_state_dict(state)
     except FileNotFoundError as error:
         raise UserError(f"There is no file of weights {path}.") from error
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-        KeyError,
-        EOFError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        UnpicklingError,
-    ) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{path} does not hold the weights of this network: {said[:300]}") from error
+    except (RuntimeError, ValueError, OSError, LookupError, EOFError, AttributeError, TypeError, PickleError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} does not hold the weights of this network: {reason}") from error
 
 
 def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
@@ -113,9 +101,9 @@ def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
         with torch.no_grad():
             net.eval()(torch.zeros(1, *input_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{name} refuses inputs of shape {input_shape}: {said}\n"
+            f"{name} refuses inputs of shape {input_shape}: {reason}\n"
             "The data's image_size and rgb (three channels from one) may help."
         ) from error
     finally:

@@ -1,7 +1,7 @@
 """The initialisations of the papers, by name: of linear layers and of convolutions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -11,16 +11,16 @@ from torch.nn.utils import parametrize
 from lightning_depth.errors import UserError
 
 InitialName = Literal[
-    "pytorch",
-    "glorot_uniform",
-    "glorot_normal",
-    "he_uniform",
-    "he_normal",
-    "uniform",
-    "normal",
-    "siren",
-    "ntk",
+    "pytorch", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "uniform", "normal", "siren", "ntk"
 ]
+_DRAW: dict[str, Callable[[Tensor], Tensor]] = {
+    "glorot_uniform": nn.init.xavier_uniform_,
+    "glorot_normal": nn.init.xavier_normal_,
+    "he_uniform": nn.init.kaiming_uniform_,
+    "he_normal": nn.init.kaiming_normal_,
+    "uniform": lambda weight: weight.uniform_(-1, 1),
+    "normal": lambda weight: weight.normal_(),
+}
 
 
 class Scaled(nn.Module):
@@ -105,25 +105,20 @@ def initialise(
             layer.bias.zero_()
 
 
+def layers_of(net: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """The layers of a network that have weights to draw, in their order."""
+    return [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
 def _drawn(like: Tensor, name: InitialName, first: bool, omega_0: float) -> Tensor:
+    if name == "pytorch":
+        return like.detach().clone()  # drawn when the layer was made
     weight, fan_in = torch.empty_like(like), like[0].numel()
-    if name == "glorot_uniform":
-        return nn.init.xavier_uniform_(weight)
-    if name == "glorot_normal":
-        return nn.init.xavier_normal_(weight)
-    if name == "he_uniform":
-        return nn.init.kaiming_uniform_(weight)
-    if name == "he_normal":
-        return nn.init.kaiming_normal_(weight)
-    if name == "uniform":
-        return weight.uniform_(-1, 1)
-    if name == "normal":
-        return weight.normal_()
     if name == "siren":
         # U(-1/n, 1/n), then U(-sqrt(6/n) / omega_0, sqrt(6/n) / omega_0)
         bound = 1 / fan_in if first else math.sqrt(6 / fan_in) / omega_0
         return weight.uniform_(-bound, bound)
-    return like.detach().clone()  # pytorch: drawn when the layer was made
+    return _DRAW[name](weight)
 
 
 def _parametrise_ntk(layer: nn.Linear | nn.Conv2d, factor: float, beta: float) -> None:

@@ -19,6 +19,11 @@ Batch = Sequence[Tensor]
 Objective = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
+def steps_of(model: LightningModule) -> int:
+    """How many optimizer steps a model takes in one of Lightning's: 1, unless it is a family that was given another."""
+    return int(getattr(model, "steps_at_once", 1))
+
+
 def check(trainer: Trainer, steps: int, own_step: bool) -> None:
     """Refuse what several steps at once would pass by.
 

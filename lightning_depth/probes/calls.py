@@ -51,10 +51,11 @@ def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             called[name] += 1
-            given = first_tensor(args)
-            rows = {len(x) if x is not None and x.dim() else None for x in (given, _tensor(output))}
-            shapes = _shape(given), _shape(_tensor(output))
-            calls.append(Call(name, module, *shapes, per_sample=rows == {len(inputs)}, number=called[name]))
+            tensors = first_tensor(args), first_tensor((output,))
+            shapes = [None if x is None or x.dim() == 0 else x.shape for x in tensors]
+            per_sample = all(shape is not None and shape[0] == len(inputs) for shape in shapes)
+            given, returned = (None if shape is None else tuple(shape[1:]) for shape in shapes)
+            calls.append(Call(name, module, given, returned, per_sample, called[name]))
 
         return hook
 
@@ -93,10 +94,10 @@ def outputs_of(
 
     `keep(name, output)` is what is kept of each. It copies, since the network may go on to change an output in place.
     """
-    wanted: dict[str, dict[int, str]] = {}
+    names_of: dict[str, dict[int, str]] = {}
     for call in calls:
-        wanted.setdefault(call.module_name, {})[call.number] = call.name
-    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if wanted.pop(INPUT, None) else {}
+        names_of.setdefault(call.module_name, {})[call.number] = call.name
+    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if names_of.pop(INPUT, None) else {}
 
     def hook_for(names: Mapping[int, str]) -> Callable[..., None]:
         numbers = count(1)
@@ -107,7 +108,7 @@ def outputs_of(
 
         return hook
 
-    handles = [network.get_submodule(m).register_forward_hook(hook_for(names)) for m, names in wanted.items()]
+    handles = [network.get_submodule(m).register_forward_hook(hook_for(names)) for m, names in names_of.items()]
     try:
         network(inputs)
     finally:
@@ -119,11 +120,3 @@ def outputs_of(
 def first_tensor(args: tuple[Any, ...]) -> Tensor | None:
     """The first tensor among a module's arguments."""
     return next((a for a in args if isinstance(a, Tensor)), None)
-
-
-def _tensor(value: Any) -> Tensor | None:
-    return value if isinstance(value, Tensor) else None
-
-
-def _shape(value: Tensor | None) -> tuple[int, ...] | None:
-    return None if value is None or value.dim() == 0 else tuple(value.shape[1:])

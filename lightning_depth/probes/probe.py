@@ -62,14 +62,13 @@ class AbstractProbe(Callback, ABC):
             )
         if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(f"{type(self).__name__}: name {name!r} must be one word: letters, digits, '_', '-', '.'.")
-        self.every = every
-        self.layers = layers
+        self.every, self.layers = every, layers
         self.name = snake_case(type(self).__name__) if name is None else name
         self.readings: list[Reading] = []
         self.pictures: list[Picture] = []
         self._samples: Samples | None = None
         self._pass: SharedPass | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -128,8 +127,8 @@ class AbstractProbe(Callback, ABC):
 
     def say_once(self, message: str) -> None:
         """A warning on rank zero, once in the life of this probe."""
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._warned:
+            self._warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
 
     def chosen(self, look: Look, default: Callable[[Call], bool]) -> list[Call]:
@@ -158,13 +157,11 @@ class AbstractProbe(Callback, ABC):
 
     def watched(self, look: Look, default: Callable[[Call], bool]) -> list[Call]:
         """As `chosen`, without the calls that do not map one row per sample to another, which a warning names."""
-        found = []
-        for call in self.chosen(look, default):
-            if call.per_sample:
-                found.append(call)
-            else:
+        found = self.chosen(look, default)
+        for call in found:
+            if not call.per_sample:
                 self.say_once(f"{call.name} ({type(call.module).__name__}) is left out: its rows are not the samples.")
-        return found
+        return [call for call in found if call.per_sample]
 
     # --- when: the first probe of the trainer conducts one pass for all of them -------------------------------------
 
@@ -184,9 +181,8 @@ class AbstractProbe(Callback, ABC):
             self.say_once("probes look during validation, which is off: there will be no readings.")
 
     def _warn_of_wrong_gradients(self, network: LightningModule) -> None:
-        if network.device.type != "cpu" or is_on():
-            return
-        layers = [name for name, _ in layers_at_risk(network)]
+        at_risk = network.device.type == "cpu" and not is_on()
+        layers = [name for name, _ in layers_at_risk(network)] if at_risk else []
         if layers:
             self.say_once(
                 f"on a CPU, torch's gradient of the weight of {', '.join(layers[:3])}{', …' if layers[3:] else ''} may "
@@ -205,19 +201,11 @@ class AbstractProbe(Callback, ABC):
             return
         with undisturbed(pl_module):
             if batch_idx == 0:
-                self._pass = _begun(self._samples, pl_module, batch)
+                self._pass = _begin(self._samples, pl_module, batch)
             if self._pass is not None:
                 self._pass.show(*unpack(batch))
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self._pass is not None:
             self._pass.rest()
 
@@ -260,8 +248,7 @@ class AbstractSampleProbe(AbstractProbe):
     ) -> None:
         super().__init__(every, layers, name)
         check_samples(self, split, samples)
-        self.split = split
-        self.samples = samples
+        self.split, self.samples = split, samples
 
     def fixed_samples(self, look: Look) -> tuple[Tensor, Tensor]:
         """Inputs (n, ...) and targets (n, ...), the same ones in every look."""
@@ -309,7 +296,7 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _begun(samples: Samples, network: LightningModule, batch: Any) -> SharedPass | None:
+def _begin(samples: Samples, network: LightningModule, batch: Any) -> SharedPass | None:
     """The pass of the probes that are due; None where none is."""
     trainer = samples.trainer
     fitting = trainer.state.fn == "fit"

@@ -16,7 +16,7 @@ from lightning_depth.layers.convolutions import guarded
 from lightning_depth.probes.calls import INPUT, Call, first_tensor, trace
 from lightning_depth.probes.look import Look, Seen
 from lightning_depth.probes.samples import Samples, count_classes, loader_of, unpack
-from lightning_depth.probes.undisturbed import quiet, same_randomness
+from lightning_depth.probes.undisturbed import same_randomness
 from lightning_depth.results import Reading, Split
 
 if TYPE_CHECKING:
@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 
 
 class SharedPass:
-    """Shows the calls of one pass to every probe that selected them, and gathers what they read.
+    """Shows the calls of one pass to the `probes` that selected them, and gathers what they read.
 
-    Args:
-        network: in evaluation mode.
-        probes: those that look.
-        samples: of the trainer.
-        epoch: the number of finished epochs.
-        batch: the first of the evaluation.
+    The network is in evaluation mode; `epoch` epochs have ended; `batch` is the first of the evaluation.
     """
 
     def __init__(
@@ -42,7 +37,7 @@ class SharedPass:
         self.evaluated: Split = "test" if self.trainer.state.fn == "test" else "val"
         self.split: Split = self.evaluated
         self.seconds = dict.fromkeys(probes, 0.0)
-        self.wanted: dict[str, list[tuple[AbstractProbe, Call]]] = {}
+        self.watchers: dict[str, list[tuple[AbstractProbe, Call]]] = {}
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
         self.targets: Tensor | None = None
         self.places: Tensor = torch.empty(0)  # where the batch's samples stand among all of the split's
@@ -51,9 +46,9 @@ class SharedPass:
         self.repeats = False
         self.called: Counter[str] = Counter()
         try:
-            wanted = max(p.train_samples for p in probes)
-            training = samples.batches("train", wanted) if wanted else ()
-            classes = count_classes(self.trainer, training) if wanted else 0
+            asked = max(p.train_samples for p in probes)
+            training = samples.batches("train", asked) if asked else ()
+            classes = count_classes(self.trainer, training) if asked else 0
             self.look = self._look_at(batch, epoch, classes)
             self._select()
             self._show_training_samples(training)
@@ -73,13 +68,13 @@ class SharedPass:
 
     def _select(self) -> None:
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
+            with self._at_work(probe):
                 selected = list(probe.select(self.look))
                 probe.begin(self.look, selected)
                 for call in selected:
-                    self.wanted.setdefault(call.name, []).append((probe, call))
+                    self.watchers.setdefault(call.name, []).append((probe, call))
         modules = dict(self.network.named_modules())
-        names = {call.module_name for of_call in self.wanted.values() for _, call in of_call} - {INPUT}
+        names = {call.module_name for of_call in self.watchers.values() for _, call in of_call} - {INPUT}
         self.handles = [modules[name].register_forward_hook(self._on_call(name)) for name in names]
 
     def _on_call(self, name: str) -> Callable[..., None]:
@@ -97,8 +92,8 @@ class SharedPass:
     def _observe(self, name: str, inputs: Tensor, output: Tensor) -> None:
         assert self.targets is not None
         inputs, output = _real(inputs), _real(output)
-        for probe, call in self.wanted.get(name, []):
-            with self._timed(probe), quiet(output.device.type), self._named(probe, name):
+        for probe, call in self.watchers.get(name, []):
+            with self._at_work(probe, name):
                 rows = self._rows(probe)
                 if rows is None:
                     probe.observe(Seen(self.split, call, inputs, output, self.targets))
@@ -126,7 +121,7 @@ class SharedPass:
         mine = self.seen + torch.arange(len(inputs))
         self.places = self.trainer.global_rank + self.trainer.world_size * mine
         self.seen += len(inputs)
-        if INPUT in self.wanted:
+        if INPUT in self.watchers:
             self._observe(INPUT, inputs, inputs)
 
     def rest(self) -> None:
@@ -134,8 +129,8 @@ class SharedPass:
         self.targets = None
 
     def _show_training_samples(self, training: Any) -> None:
-        wanting = [p for p in self.probes if p.train_samples]
-        if wanting:
+        shown = [p for p in self.probes if p.train_samples]
+        if shown:
             start = time.perf_counter()
             before = sum(self.seconds.values())
             self.split = "train"
@@ -147,10 +142,10 @@ class SharedPass:
             self.split, self.seen = self.evaluated, 0
             # The forward pass itself is shared: its cost is, too.
             shared = time.perf_counter() - start - (sum(self.seconds.values()) - before)
-            for probe in wanting:
-                self.seconds[probe] += shared / len(wanting)
+            for probe in shown:
+                self.seconds[probe] += shared / len(shown)
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type):
+            with self._at_work(probe):
                 probe.between_splits()
         # Lightning's sampler repeats samples where the processes would have unequally many.
         loader = loader_of(self.trainer, self.evaluated)
@@ -171,30 +166,31 @@ class SharedPass:
         return min(every, len(loader.sampler.dataset)) if self.repeats else every
 
     @contextmanager
-    def _timed(self, probe: "AbstractProbe") -> Iterator[None]:
-        start = time.perf_counter()
-        with guarded(self.network.device):  # a probe may take gradients of its own
-            yield
-        self.seconds[probe] += time.perf_counter() - start
-
-    @contextmanager
-    def _named(self, probe: "AbstractProbe", layer: str) -> Iterator[None]:
-        """Say where a measure found something that is no number."""
+    def _at_work(self, probe: "AbstractProbe", layer: str = "") -> Iterator[None]:
+        """Time a probe, without gradients or autocast; say where a measure found something that is no number."""
+        start, device = time.perf_counter(), self.network.device
+        precision = torch.autocast(device.type, enabled=False)
         try:
-            yield
+            # A probe may take gradients of its own, and keep tensors that outlive an inference-mode block.
+            with guarded(device), torch.inference_mode(False), torch.no_grad(), precision:
+                yield
         except ValueError as error:
-            epoch = self.look.epoch
-            where = f"{layer}, epoch {epoch}" if layer else f"epoch {epoch}"
+            where = f"{layer}, epoch {self.look.epoch}" if layer else f"epoch {self.look.epoch}"
             raise UserError(f"{type(probe).__name__}, {where}: {error}.") from error
+        self.seconds[probe] += time.perf_counter() - start
 
     def finish(self) -> None:
         """Let every probe measure, keep what it read, and log it as `<probe>/<layer>/<key>`."""
         self.release()
         for probe in self.probes:
-            with self._timed(probe), quiet(self.network.device.type), self._named(probe, ""):
-                read = [_reading(self.look.epoch, probe.name, *value) for value in probe.measure(self.look)]
+            epoch, name = self.look.epoch, probe.name
+            with self._at_work(probe):
+                read = [
+                    Reading(epoch, name, layer, at[0] if at else None, key, value)
+                    for layer, key, value, *at in probe.measure(self.look)
+                ]
                 pictures = list(probe.draw())
-            read.append(Reading(self.look.epoch, probe.name, "", None, "seconds", self.seconds[probe]))
+            read.append(Reading(epoch, name, "", None, "seconds", self.seconds[probe]))
             probe.readings, probe.pictures = read, pictures
             for reading in read:
                 value = torch.tensor(reading.value, dtype=torch.float64)
@@ -205,10 +201,6 @@ class SharedPass:
         for handle in self.handles:
             handle.remove()
         self.handles = []
-
-
-def _reading(epoch: int, probe: str, layer: str, key: str, value: float, at: float | None = None) -> Reading:
-    return Reading(epoch, probe, layer, at, key, value)
 
 
 def _real(values: Tensor) -> Tensor:

@@ -34,10 +34,3 @@ def same_randomness() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-@contextmanager
-def quiet(device_type: str) -> Iterator[None]:
-    """No gradients, no autocast, and tensors that outlive an inference-mode block."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device_type, enabled=False):
-        yield

@@ -1,24 +1,127 @@
-"""The directory that one run owns: how it is named, claimed, found again and written."""
+"""Where a run lives: a directory of its own, an earlier one that it goes on in, or the one that its Slurm job has."""
 
-import inspect
+import json
+import os
+import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lightning_depth.errors import UserError
-from lightning_depth.results import CONFIG, read_config
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_info
 
-# What a resumed run may change: how long it goes on, and what only shows or places it.
-FREE_ON_RESUME = (
-    "ckpt_path",
-    "weights_only",
-    "run.",
-    "trainer.max_epochs",
-    "trainer.logger",
-    "trainer.enable_progress_bar",
-)
+from lightning_depth.errors import UserError
+from lightning_depth.results import CONFIG, METRICS, read_config, read_summary
+from lightning_depth.runs.differences import check_same_config, differences
+
+# How the first process of a run tells those that it launches where the run lives.
+RUN_VARIABLE = "LIGHTNING_DEPTH_PLACE"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network's training.
+
+    Attributes:
+        directory: the run's own; no other run ever gets it.
+        config: the whole config as plain values.
+        checkpoint: from which it goes on, or starts; None: from scratch.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    checkpoint: Path | None = None
+
+
+def open_run(root: Path, name: str, checkpoint: str | None, config: Mapping[str, Any]) -> Run:
+    """The run that a `fit` of `config` is: a new one, or with a checkpoint the one to which that belongs.
+
+    Args:
+        root: folder of all runs.
+        name: of the run; where it is taken, `<name>-2` and so on.
+        checkpoint: None; `last`, of the newest run of this name and config; or a file, of a run or any other.
+        config: the whole config; an earlier run that goes on must have the same.
+
+    Raises:
+        UserError: there is nothing to go on from, another config, no place to write.
+        SystemExit: a requeued Slurm job whose run has ended.
+    """
+    given = os.environ.get(RUN_VARIABLE)
+    if given is not None and os.environ.get("LOCAL_RANK", "0") != "0":
+        directory, start = json.loads(given)
+    else:
+        directory, start = _decide(root, name, checkpoint, config)
+        os.environ[RUN_VARIABLE] = json.dumps([str(directory), str(start) if start else None])
+    return Run(Path(directory), config, Path(start) if start else None)
+
+
+def _decide(root: Path, name: str, wanted: str | None, config: Mapping[str, Any]) -> tuple[Path, Path | None]:
+    if wanted == "best":
+        raise UserError("A run goes on from its last checkpoint, not its best: --ckpt_path last, or a file.")
+    if wanted == "last":
+        return _newest(root, name, config)
+    start = None if wanted is None else Path(wanted)
+    if start is not None:
+        directory = start.resolve().parent.parent
+        if (directory / CONFIG).is_file():
+            check_same_config(directory, config)
+            newest = newest_checkpoint(directory) if _requeued() else None
+            return directory, newest or start
+    if SLURMEnvironment.detect() and "SLURM_JOB_ID" in os.environ:
+        return _of_job(root, f"{name}-{job_id(os.environ)}", start, config)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("torchrun cannot agree on a new directory: use --trainer.devices N, or srun, instead.")
+    return claim(root, name), start
+
+
+def _newest(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, Path]:
+    """The newest run called `name` with this config, at its newest checkpoint; a UserError where there is none."""
+    runs = runs_named(root, name)
+    if not runs:
+        raise UserError(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
+    same = _of_config(runs, config)
+    if not same:
+        check_same_config(runs[0], config)  # names the keys
+    checkpoint = newest_checkpoint(same[0])
+    if checkpoint is None:
+        raise UserError(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
+    check_checkpoint(checkpoint)
+    return same[0], checkpoint
+
+
+def _of_job(root: Path, name: str, start: Path | None, config: Mapping[str, Any]) -> tuple[Path, Path | None]:
+    # Every process of the job computes the same path. A requeued job finds its own earlier work there; any other
+    # finds at most that of a job that had the same number, or of an earlier command of the same job.
+    if _requeued():
+        runs = runs_named(root, name)
+        own = _of_config(runs, config)
+        if own and read_summary(own[0]) is not None:
+            rank_zero_info(f"{own[0]} has ended already: nothing is left to do.")
+            raise SystemExit(0)
+        if own:
+            return own[0], newest_checkpoint(own[0]) or start
+        for run in runs:
+            if read_summary(run) is None:
+                check_same_config(run, config)
+        if (root / name).is_dir() and not runs:
+            return root / name, start  # it had not come to write its config
+    if int(os.environ.get("SLURM_PROCID", "0")) != 0:
+        return root / name, start
+    return claim(root, name), start
+
+
+def _requeued() -> bool:
+    """Whether Slurm started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def job_id(environment: Any) -> str:
+    """The id of this Slurm job as `scontrol requeue` wants it: `<array job>_<task>` for a task of an array."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else str(environment["SLURM_JOB_ID"])
 
 
 def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
@@ -29,7 +132,8 @@ def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for candidate in _numbered(root, name):
+        for number in count(1):
+            candidate = root / (name if number == 1 else f"{name}-{number}")
             try:
                 candidate.mkdir()
                 # mkdir succeeds for root and on some network drives where writing does not.
@@ -44,29 +148,15 @@ def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
     raise AssertionError("an endless iterator ended")
 
 
-def _numbered(root: Path, name: str) -> Iterator[Path]:
-    yield root / name
-    number = 2
-    while True:
-        yield root / f"{name}-{number}"
-        number += 1
-
-
-def checked_name(name: str) -> str:
-    """`name`, if it can be the name of a directory inside the root."""
-    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UserError(f"--run.name {name!r} must be a plain directory name.")
-    return name
-
-
 def runs_named(root: Path, name: str) -> list[Path]:
-    """The runs called `name` that have a config, newest first."""
-    found = [c for c in [root / name, *root.glob(f"{name}-*")] if _is_numbered(c.name, name) and (c / CONFIG).is_file()]
+    """The runs called `name`, or this with a number, that have a config, newest first."""
+    numbered = [path for path in root.glob(f"{name}-*") if path.name.removeprefix(name + "-").isdecimal()]
+    found = [path for path in (root / name, *numbered) if (path / CONFIG).is_file()]
     return sorted(found, key=lambda path: (path / CONFIG).stat().st_mtime, reverse=True)
 
 
-def _is_numbered(candidate: str, name: str) -> bool:
-    return candidate == name or candidate.removeprefix(name + "-").isdecimal()
+def _of_config(runs: list[Path], config: Mapping[str, Any]) -> list[Path]:
+    return [run for run in runs if not differences(read_config(run), config)]
 
 
 def check_checkpoint(path: Path) -> None:
@@ -80,97 +170,38 @@ def check_checkpoint(path: Path) -> None:
 def newest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint that is furthest along: of a broken-off epoch where there is one, else of the last epoch."""
     found = [p for p in (directory / "checkpoints" / name for name in ("requeue.ckpt", "last.ckpt")) if p.is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime) if found else None
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def to_resume(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, Path]:
-    """The newest run called `name` with this config, at its newest checkpoint.
+def checkpoint_of(root: Path, name: str, wanted: str, command: str) -> Path:
+    """The checkpoint that `validate` and their like mean: a file, or `last` or `best` of the newest run of this name.
 
     Raises:
-        UserError: there is none; where only the config differs, it names the keys.
+        UserError: there is none, or it is torn.
     """
-    runs = runs_named(root, name)
-    if not runs:
-        raise UserError(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
-    same = [run for run in runs if not differences(read_config(run), config)]
-    if not same:
-        raise UserError(_differs(runs[0], config))
-    checkpoint = newest_checkpoint(same[0])
-    if checkpoint is None:
-        raise UserError(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
-    check_checkpoint(checkpoint)
-    return same[0], checkpoint
+    path = Path(wanted)
+    if wanted in ("last", "best"):
+        directories = runs_named(root, name)
+        if not directories:
+            raise UserError(f"There is no run {root / name} to {command}.")
+        path = directories[0] / "checkpoints" / f"{wanted}.ckpt"
+    check_checkpoint(path)
+    return path
 
 
-def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raise a UserError that names the keys in which `config` differs from that of the run in `directory`."""
-    if differences(read_config(directory), config):
-        raise UserError(_differs(directory, config))
+def has_ended(run: Run) -> bool:
+    """Whether the run to go on with has written its summary, and no more epochs are wanted now than then."""
+    summary = None if run.checkpoint is None else read_summary(run.directory)
+    wanted = run.config["trainer"]["max_epochs"]
+    if summary is None or wanted is None:
+        return False
+    before = read_config(run.directory).get("trainer", {}).get("max_epochs")
+    stopped = wanted == before and summary["status"] != "finished"
+    return stopped or 0 <= int(wanted) <= int(summary["epochs"])
 
 
-def _differs(directory: Path, config: Mapping[str, Any]) -> str:
-    changed = differences(read_config(directory), config)
-    shown = ", ".join(f"{key} (was {old!r}, now {new!r})" for key, old, new in changed[:3])
-    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return (
-        f"Cannot resume {directory}: its config differs in {shown}{more}.\n"
-        f"Give the same settings (--config {directory / CONFIG}), or leave out --ckpt_path to start a new run."
-    )
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) wherever two configs differ in something a resumed run may not change.
-
-    An argument that `old` lacks is one that came later: at its default it does what was done before there was one.
-    """
-    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
-    keys = sorted(flat_old.keys() | flat_new.keys())
-    return [
-        (key, flat_old.get(key), flat_new.get(key))
-        for key in keys
-        if flat_old.get(key) != flat_new.get(key)
-        and not key.startswith(FREE_ON_RESUME)
-        and not _came_later(key, old, new)
-    ]
-
-
-def _came_later(key: str, old: Any, new: Any) -> bool:
-    """Whether `key` belongs to an argument that `old` lacks and that is at its default in `new`."""
-    owner: Any = "lightning.pytorch.Trainer"
-    for part in key.split("."):
-        if isinstance(old, list) and isinstance(new, list):
-            if int(part) >= min(len(old), len(new)):
-                return False
-            old, new = old[int(part)], new[int(part)]
-        elif not (isinstance(old, Mapping) and isinstance(new, Mapping)) or part not in new:
-            return False
-        elif part not in old:
-            return _is_default(owner, part, new[part])
-        else:
-            old, new = old[part], new[part]
-        if isinstance(new, Mapping) and "class_path" in new:
-            owner = new["class_path"]
-    return False
-
-
-def _is_default(class_path: str, argument: str, value: Any) -> bool:
-    """Whether the class has that value as the argument's default; one that is made by a function counts as such."""
-    module, _, name = class_path.rpartition(".")
-    for kind in inspect.getmro(getattr(import_module(module), name)):
-        parameters = inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
-        if argument in parameters:
-            default = parameters[argument].default
-            plain = list(default) if isinstance(default, tuple) else default
-            return callable(default) or plain == value
-    return False
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list) and tree:
-        for index, value in enumerate(tree):
-            yield from _flat(value, f"{prefix}.{index}")
-    else:
-        yield prefix, tree
+def discard(run: Run) -> None:
+    """Remove the directory of a new run, unless something was measured in it."""
+    measured = (run.directory / METRICS).is_file() or any((run.directory / "checkpoints").glob("*"))
+    if run.checkpoint is None and not measured:
+        shutil.rmtree(run.directory, ignore_errors=True)

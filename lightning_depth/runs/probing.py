@@ -1,21 +1,48 @@
-"""The record of one look at a network that is not being trained: a table, a picture, a summary."""
+"""What probes read, written into a directory, and the record of one look at a network that is not being trained."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 
+from lightning_depth import results
 from lightning_depth.errors import UserError
+from lightning_depth.figures.pictures import draw_pictures
 from lightning_depth.figures.report import report
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.probe import probes_of
 from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
 from lightning_depth.runs.directory import claim
-from lightning_depth.runs.looks import write_looks
 from lightning_depth.runs.provenance import described
+
+
+def write_looks(directory: Path, table: Table, probes: Iterable[AbstractProbe], epoch: int) -> None:
+    """Append what `probes` read at `epoch` to the table, and write how to show it and their arrays."""
+    looked = [probe for probe in probes if probe.readings and probe.readings[0].epoch == epoch]
+    results.write_declarations(directory, {probe.name: probe.declaration for probe in looked})
+    table.append([reading._asdict() for probe in looked for reading in probe.readings])
+    for probe in looked:
+        if probe.pictures:
+            arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
+            results.write_arrays(directory, probe.name, epoch, arrays)
+
+
+def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[AbstractProbe], epoch: int) -> None:
+    """Give W&B a picture of what each probe drew at `epoch`."""
+    wandb = [logger for logger in loggers if isinstance(logger, WandbLogger)]
+    drawn = [p for p in probes if p.pictures and p.readings and p.readings[0].epoch == epoch]
+    if not wandb or not drawn:
+        return
+    everything, declared = results.read_arrays(directory, until=epoch), results.read_declarations(directory)
+    for probe in drawn:
+        mine = [arrays for arrays in everything if arrays.probe == probe.name]
+        path = draw_pictures(mine, declared, directory / PICTURES / probe.name / f"epoch-{epoch:05d}.png")
+        for logger in wandb:
+            logger.log_image(f"pictures/{probe.name}", [str(path)])
 
 
 class ProbeRecord(Callback):
@@ -25,8 +52,7 @@ class ProbeRecord(Callback):
     they had saved in it.
 
     Args:
-        root: folder in which a new directory is made.
-        name: of that directory, or of this with a number.
+        root, name: of a new directory, which gets a number where the name is taken.
         checkpoint: the run's checkpoint that is looked at; None: a network without one.
         provenance: what else the summary should say.
         needed: whether it is a mistake to have no probe; else there is nothing to record then.
@@ -38,11 +64,8 @@ class ProbeRecord(Callback):
     def __init__(
         self, root: Path, name: str, checkpoint: Path | None, provenance: Mapping[str, Any], needed: bool = True
     ) -> None:
-        self.needed = needed
-        self.root = root
-        self.run_name = name
-        self.checkpoint = checkpoint
-        self.provenance = provenance
+        self.root, self.run_name, self.needed = root, name, needed
+        self.checkpoint, self.provenance = checkpoint, provenance
         self.directory: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -52,7 +75,7 @@ class ProbeRecord(Callback):
                 raise UserError("There is no probe to look with: give --probe, for example --probe OperatorNorm.")
             return
         if self.checkpoint is not None:
-            loaded = _loaded(self.checkpoint)
+            loaded = _load(self.checkpoint)
             # A checkpoint of epoch 2, say, is saved before Lightning counts that epoch as completed.
             done = loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             trainer.fit_loop.epoch_progress.current.completed = done
@@ -64,8 +87,8 @@ class ProbeRecord(Callback):
             try:
                 self.directory = claim(self.root, self.run_name, PICTURES)
             except UserError as user_error:
-                said = str(user_error).replace("run directory", "directory").replace("--run.root", "--out")
-                raise UserError(said) from user_error
+                message = str(user_error).replace("run directory", "directory").replace("--run.root", "--out")
+                raise UserError(message) from user_error
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.directory is None:
@@ -84,8 +107,7 @@ class ProbeRecord(Callback):
         print("\n".join(readings_table(probe) for probe in probes))
         print(f"{self.directory / READINGS}\n{page}", flush=True)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_validation_end(trainer, pl_module)
+    on_test_end = on_validation_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.directory is not None and not (self.directory / READINGS).is_file():
@@ -94,7 +116,7 @@ class ProbeRecord(Callback):
             self.directory = None
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any]:
     """What a run's checkpoint holds.
 
     Raises:
@@ -117,20 +139,15 @@ def _state_of(probe: AbstractProbe, states: Mapping[str, Any]) -> Any:
 
 def readings_table(probe: AbstractProbe) -> str:
     """What a probe read, a row a layer and a column a key, for a terminal."""
-    cells: dict[str, dict[str, float]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for reading in probe.readings:
         if reading.key != "seconds":
             place = probe.logged_as(reading).removeprefix(f"{probe.name}/").rpartition("/")[0]
-            cells.setdefault(place, {})[reading.key] = reading.value
+            cells.setdefault(place, {})[reading.key] = f"{reading.value:.5g}"
     keys = list(dict.fromkeys(key for row in cells.values() for key in row))
-    wide = max([len(layer) for layer in cells] + [12])
-    widths = {key: max(len(key), 10) for key in keys}
+    wide = max([12, *map(len, cells)])
     seconds = next((r.value for r in probe.readings if r.key == "seconds"), 0.0)
     lines = [f"\n{probe.name} ({seconds:.1f} s)"]
-    if keys:
-        lines.append("  " + " " * wide + "".join(f"  {key:>{widths[key]}}" for key in keys))
-    for layer, row in cells.items():
-        numbers = (f"{row[key]:.5g}" if key in row else "" for key in keys)
-        shown = "".join(f"  {n:>{w}}" for n, w in zip(numbers, widths.values(), strict=True))
-        lines.append(f"  {layer:<{wide}}{shown}")
+    for layer, row in [("", {key: key for key in keys}), *cells.items()] if keys else []:
+        lines.append(f"  {layer:<{wide}}" + "".join(f"  {row.get(key, ''):>{max(len(key), 10)}}" for key in keys))
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import lightning_depth
 from lightning_depth.measures.weight_layers import weight_layers
 from lightning_depth.probes.undisturbed import undisturbed
 
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "lightning_depth")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
 def described(trainer: Trainer, pl_module: LightningModule, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,33 +51,28 @@ def describe_model(pl_module: LightningModule) -> str:
     """The family and the arguments of its own, such as `ResNet(depth=18, width=16)`."""
     own = [p.name for p in inspect.signature(type(pl_module).__init__).parameters.values() if p.name != "self"]
     given = {name: pl_module.hparams[name] for name in own if pl_module.hparams.get(name) is not None}
-    said = ", ".join(f"{k}={v}" for k, v in given.items() if isinstance(v, int | float | str | list | tuple))
-    return f"{type(pl_module).__name__}({said})"
+    shown = ", ".join(f"{k}={v}" for k, v in given.items() if isinstance(v, int | float | str | list | tuple))
+    return f"{type(pl_module).__name__}({shown})"
 
 
 def describe_data(trainer: Trainer) -> dict[str, Any]:
     """Where the data came from, as far as the data module says."""
     datamodule = getattr(trainer, "datamodule", None)
     source = getattr(datamodule, "source", None)
-    said: dict[str, Any] = {"requested": type(datamodule).__name__ if datamodule is not None else None}
+    found: dict[str, Any] = {"requested": type(datamodule).__name__ if datamodule is not None else None}
     if is_dataclass(source) and not isinstance(source, type):
         fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(source).items()}
-        said |= {**fields, "source": source.describe()}  # type: ignore[attr-defined]
+        found |= {**fields, "source": source.describe()}  # type: ignore[attr-defined]
     for key, attribute in (("validation", "val_source"), ("num_classes", "num_classes"), ("train_size", "train_size")):
         if getattr(datamodule, attribute, None) is not None:
-            said[key] = getattr(datamodule, attribute)
-    return said
+            found[key] = getattr(datamodule, attribute)
+    return found
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages on which numbers depend."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = lightning_depth.__version__ if package == "lightning_depth" else "?"
-    return found
+    found = {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **found, "lightning_depth": lightning_depth.__version__}
 
 
 def git_commit() -> str | None:

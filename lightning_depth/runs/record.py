@@ -17,7 +17,7 @@ from lightning_depth.figures.report import report
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.probe import probes_of
 from lightning_depth.results import METRICS, READINGS, REPORT, Reading, Table, read_readings, write_summary
-from lightning_depth.runs.looks import log_pictures, write_looks
+from lightning_depth.runs.probing import log_pictures, write_looks
 from lightning_depth.runs.provenance import depth_of, described
 
 
@@ -36,16 +36,11 @@ class RunRecord(Checkpoint):
     the checkpoint itself is saved: a row that is missing was never part of a checkpoint, and one that is too many is
     taken out when the run goes on.
 
-    Args:
-        directory: the run's directory.
-        config: the whole config, for loggers.
-        provenance: what else the summary should say (config file, command, seed, ...).
+    `config` is the whole one, for loggers; `provenance` what else the summary should say (command, seed, ...).
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-        self.directory = directory
-        self.config = config
-        self.provenance = provenance
+        self.directory, self.config, self.provenance = directory, config, provenance
         self.metrics = Table(directory / METRICS, ["epoch"])
         self.readings = Table(directory / READINGS, Reading._fields)
         self._epoch_start = 0.0
@@ -107,16 +102,13 @@ class RunRecord(Checkpoint):
         row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
         self.metrics.append([row])
         self._seconds.append(row["seconds"])
-        self._say(trainer, row)
+        self._print(trainer, row)
 
-    def _say(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
-        shown = [
-            f"{key} {value:.4g}"
-            for key, value in row.items()
-            if key.startswith(("train", "val")) and isinstance(value, float)
-        ]
+    def _print(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        metrics = {key: value for key, value in row.items() if key.startswith(("train", "val"))}
+        shown = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)]
         left = (trainer.max_epochs or 0) - row["epoch"]
-        eta = f"  {_clock(left * fmean(self._seconds))} left" if left > 0 else ""
+        eta = f"  {duration(left * fmean(self._seconds))} left" if left > 0 else ""
         line = f"epoch {row['epoch']}/{trainer.max_epochs}  {'  '.join(shown)}  {row['seconds']:.1f} s{eta}"
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(line)
@@ -141,11 +133,8 @@ class RunRecord(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # What was measured until here can be looked at; there is no summary, since the run has not ended.
-        if (
-            trainer.is_global_zero
-            and self.metrics.path.is_file()
-            and isinstance(exception, Exception | KeyboardInterrupt)
-        ):
+        stopped = isinstance(exception, Exception | KeyboardInterrupt)
+        if trainer.is_global_zero and self.metrics.path.is_file() and stopped:
             report(self.directory, None)
 
     def summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -176,7 +165,8 @@ class RunRecord(Checkpoint):
 
 def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
     """The small table that a run ends with."""
-    lines = [f"\n{summary['run']}: {summary['status']} after {summary['epochs']} epochs, {_clock(summary['seconds'])}"]
+    ended = f"{summary['status']} after {summary['epochs']} epochs, {duration(summary['seconds'])}"
+    lines = [f"\n{summary['run']}: {ended}"]
     if summary["data"].get("fallback"):
         lines.append(str(summary["data"]["source"]))
     lines.append(f"  {'':14}{'final':>12}{'best':>12}{'epoch':>8}")
@@ -205,13 +195,13 @@ def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
 
 def _best(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
     """The best value of each metric that has a better direction, and its first epoch."""
-    best: dict[str, dict[str, float]] = {}
-    for key, direction in direction_of.items():
-        choose = max if direction == "max" else min
-        value = choose(row[key] for row in rows if key in row)
-        epoch = next(int(row["epoch"]) for row in rows if row.get(key) == value)
-        best[key] = {"value": value, "epoch": epoch}
-    return best
+    first = {key: _first_best(rows, key, direction) for key, direction in direction_of.items()}
+    return {key: {"value": row[key], "epoch": int(row["epoch"])} for key, row in first.items()}
+
+
+def _first_best(rows: list[dict[str, float]], key: str, direction: Direction) -> dict[str, float]:
+    choose = max if direction == "max" else min
+    return choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
 
 
 def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, float | int]:
@@ -219,17 +209,19 @@ def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Dire
 
     nichani2020 reports the Fully-Conv Net's test accuracy there.
     """
-    if not rows:
-        return {}
-    key = next((key for key in ("train/acc", "train/loss") if key in rows[-1]), None)
+    key = next((key for key in ("train/acc", "train/loss") if rows and key in rows[-1]), None)
     if key is None:
         return {}
-    choose = max if direction_of[key] == "max" else min
-    row = choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
+    row = _first_best(rows, key, direction_of[key])
     return {"epoch": int(row["epoch"]), **_metrics_of(row)}
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for readers.
+
+    >>> duration(7.0), duration(95.0), duration(3700.0)
+    ('7 s', '1:35 min', '1:01:40')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -18,7 +18,6 @@ from lightning_depth.results import Table
 from lightning_depth.seeds import derive
 
 COLUMNS = ("trial", "fold", "key", "value", "metric", "direction", "result", "seconds", "status", "data")
-FINISHED = "finished"
 RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, as in mori2020's package
 
 
@@ -26,16 +25,8 @@ RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, 
 class Search:
     """What is searched: one key of a config, in a range.
 
-    Attributes:
-        key: the key, as it stands in the whole config.
-        low: least value.
-        high: largest value.
-        log: whether the range is searched on a logarithmic scale.
-        trials: values to try.
-        folds: parts of the training split; each trial is as many fits.
-        metric: by which values are compared, a metric of a run's last epoch. None: val/acc, or val/loss without it.
-        direction: whether it should be high or low. None: high for accuracies, low for losses and errors.
-        seed: of what is tried.
+    `key` as it stands in the whole config; the rest is what `python main.py tune --help` says. The seed is of what is
+    tried.
     """
 
     key: str
@@ -121,12 +112,7 @@ def suggestion(search: Search, number: int, history: Sequence[tuple[float, float
     """What trial `number` tries: the value of most expected improvement under a Gaussian process (Snoek et al. 2012).
 
     The first few are drawn at random. A function of the arguments alone, rounded to four digits; 1 to 2 s of imports.
-
-    Args:
-        search: the range and the seed.
-        number: of the trial.
-        history: (value, mean) of the trials before it.
-        direction: "max" or "min".
+    `history` has (value, mean) of the trials before it; `direction` is "max" or "min".
     """
     import optuna
 

@@ -32,20 +32,19 @@ def run_in_subprocess(function: Callable[..., T], *arguments: Any, log: Path | N
     process.start()
     sender.close()
     try:
-        kind, answer = receiver.recv()
+        answer = receiver.recv()
     except EOFError:
-        kind, answer = "died", None
+        process.join()
+        lines = log.read_text(errors="replace").strip().splitlines() if log is not None and log.is_file() else []
+        last = f"\n{lines[-1][:300]}" if lines else ""
+        answer = UserError(f"A process of the search died with exit status {process.exitcode}.{last}")
     except BaseException:
         process.kill()
         raise
     finally:
         process.join()
-    if kind == "mistake":
-        raise UserError(answer)
-    if kind == "died":
-        words = log.read_text(errors="replace").strip().splitlines() if log is not None and log.is_file() else []
-        last = f"\n{words[-1][:300]}" if words else ""
-        raise UserError(f"A process of the search died with exit status {process.exitcode}.{last}")
+    if isinstance(answer, UserError):
+        raise answer
     return answer  # type: ignore[no-any-return]
 
 
@@ -58,9 +57,9 @@ def _serve(
         os.dup2(output, 1)
         os.dup2(output, 2)
     try:
-        answer = "result", function(*arguments)
+        answer = function(*arguments)
     except UserError as user_error:
-        answer = "mistake", str(user_error)
+        answer = UserError(str(user_error))  # of a subclass it might not be read back
     except BaseException:
         traceback.print_exc()
         sender.close()

@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import math
+import pkgutil
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import pstdev
 from typing import Any
@@ -18,22 +20,20 @@ from lightning_depth.config.words import near
 from lightning_depth.errors import UserError
 from lightning_depth.figures.tuning import best_of, draw_tuning
 from lightning_depth.probes import AbstractProbe
-from lightning_depth.results import CONFIG, SEARCH, TRIALS, read_config, read_summary, write_yaml
+from lightning_depth.results import CONFIG, SEARCH, TRIALS, flat, read_config, read_summary, write_yaml
 from lightning_depth.runs.directory import claim, runs_named
+from lightning_depth.runs.record import duration
 from lightning_depth.studies.search import Search, Trials, scored, suggestion
 from lightning_depth.studies.subprocesses import run_in_subprocess
-from lightning_depth.training.finite_loss import Diverged
 from lightning_depth.training.fit import fit
+from lightning_depth.training.guards import Diverged
 
 
 def without_probes(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config whose trainer has no probes: nobody looks at the networks of a search."""
     made = copy.deepcopy(dict(config))
-    kept = []
-    for callback in made["trainer"]["callbacks"] or []:
-        module, _, name = callback["class_path"].rpartition(".")
-        if not issubclass(getattr(import_module(module), name), AbstractProbe):
-            kept.append(callback)
+    callbacks = made["trainer"]["callbacks"] or []
+    kept = [one for one in callbacks if not issubclass(pkgutil.resolve_name(one["class_path"]), AbstractProbe)]
     made["trainer"]["callbacks"] = kept or None
     return made
 
@@ -49,15 +49,6 @@ def _fit(words: Sequence[str]) -> str:
     return "finished"
 
 
-def _numbers(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) for every number, or null, that is not inside a list."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _numbers(value, f"{prefix}.{key}" if prefix else str(key))
-    elif tree is None or (isinstance(tree, int | float) and not isinstance(tree, bool)):
-        yield prefix, tree
-
-
 def whole_key(asked: str, config: Mapping[str, Any]) -> str:
     """The key of `config` that is meant: `init_args` may be left out.
 
@@ -67,7 +58,9 @@ def whole_key(asked: str, config: Mapping[str, Any]) -> str:
     >>> whole_key("model.lr", {"model": {"init_args": {"lr": 0.1}}})
     'model.init_args.lr'
     """
-    keys = [key for key, _ in _numbers(config) if key.split(".")[0] in ("model", "data", "trainer")]
+    parts = {part: config[part] for part in ("model", "data", "trainer") if part in config}
+    numbers = (int, float, type(None))
+    keys = [key for key, value in flat(parts) if isinstance(value, numbers) and not isinstance(value, bool)]
     short = {key.replace(".init_args", ""): key for key in keys}
     if asked.replace(".init_args", "") in short:
         return short[asked.replace(".init_args", "")]
@@ -112,17 +105,9 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
     Raises:
         UserError: a fit refuses its settings, all trials diverged, or another process is at work in the directory.
     """
-    settings = {
-        "key": search.key,
-        "low": search.low,
-        "high": search.high,
-        "log": search.log,
-        "folds": search.folds,
-        "metric": search.metric,
-        "direction": search.direction,
-    }
+    settings = {key: value for key, value in asdict(search).items() if key not in ("trials", "seed")}
     study = {"search": settings, "config": of_folds(config, search.folds)}
-    directory, new = _place(study, root, name)
+    directory, new = _find_or_claim(study, root, name)
     try:
         with FileLock(directory / ".lock", timeout=5):  # the fit of a search that was killed has ended by then
             print(f"search directory: {directory}{'' if new else ' (going on)'}", flush=True)
@@ -140,7 +125,7 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
         raise SystemExit(130) from None
 
 
-def _place(study: Mapping[str, Any], root: Path, name: str) -> tuple[Path, bool]:
+def _find_or_claim(study: Mapping[str, Any], root: Path, name: str) -> tuple[Path, bool]:
     """The newest search of these settings, or a new directory; and whether it is new."""
     for directory in runs_named(root, name):
         with contextlib.suppress(UserError):
@@ -175,18 +160,14 @@ class _Loop:
             best = best_of(self.trials.ended(search.folds), self._direction())
             if missing and best is not None:
                 text = f"# The best of {search.key} in {self.directory / TRIALS}.\n# {self.command}\n"
-                write_yaml(self.directory / "best.yaml", override(self._key, best.value), text)
+                write_yaml(self.directory / "best.yaml", override(self.search.key, best.value), text)
             if missing:
                 draw_tuning(self.directory)
         self._close()
 
-    @property
-    def _key(self) -> str:
-        return str(self.search.key)
-
     def _direction(self) -> str:
         # Before the first fit nothing depends on it, and the metric may be misspelt, which that fit will tell.
-        return str(self.search.direction_of(self.trials.metric or "val/acc"))
+        return self.search.direction_of(self.trials.metric or "val/acc")
 
     def _fold(self, number: int, fold: int, value: float) -> bool:
         """Run a fold and write its row; whether it ended well."""
@@ -194,7 +175,8 @@ class _Loop:
         home.mkdir(parents=True, exist_ok=True)
         for left in (home / f"fold-{fold}", *home.glob(f"fold-{fold}-*")):
             shutil.rmtree(left, ignore_errors=True)  # of a fold that was broken off
-        inside = self._key.replace("data.", "data.init_args.data.", 1) if self._key.startswith("data.") else self._key
+        key = self.search.key
+        inside = key.replace("data.", "data.init_args.data.", 1) if key.startswith("data.") else key
         write_yaml(home / "value.yaml", override(inside, value))
         words = ["--config", str(self.directory / CONFIG), "--config", str(home / "value.yaml")]
         words += [f"--data.init_args.fold={fold}", f"--run.root={home}", f"--run.name=fold-{fold}"]
@@ -203,7 +185,7 @@ class _Loop:
         metric, result, data = self._read(home, fold)
         if result is None:
             status = "diverged"
-        row = {"trial": number, "fold": fold, "key": self._key, "value": value, "metric": metric}
+        row = {"trial": number, "fold": fold, "key": key, "value": value, "metric": metric}
         row |= {"direction": self.search.direction_of(metric) if metric else "", "result": result}
         row |= {"seconds": round(time.perf_counter() - start, 2), "status": status, "data": data}
         if data.startswith("FALLBACK") and not self.announced:
@@ -212,7 +194,7 @@ class _Loop:
         self.trials.append(row)
         for checkpoint in home.glob(f"fold-{fold}*/checkpoints/*.ckpt"):
             checkpoint.unlink()
-        self._say(row)
+        self._print_progress(row)
         return status == "finished"
 
     def _read(self, home: Path, fold: int) -> tuple[str, float | None, str]:
@@ -228,21 +210,18 @@ class _Loop:
             raise UserError(f"--tune.metric {metric}: the fits have no such metric.{hint}")
         value = float(final[metric])
         source = summary["data"].get("source", summary["data"]["requested"])
-        finite = value == value and abs(value) != float("inf")
-        return (
-            metric,
-            value if finite else None,
-            str(source).split(f": fold {fold} of")[0].split(f"; fold {fold} of")[0],
-        )
+        data = str(source).split(f": fold {fold} of")[0].split(f"; fold {fold} of")[0]
+        return metric, value if math.isfinite(value) else None, data
 
-    def _say(self, row: Mapping[str, Any]) -> None:
+    def _print_progress(self, row: Mapping[str, Any]) -> None:
         search, rows = self.search, self.trials.rows
         left = sum(len(self.trials.missing(number, search.folds)) for number in range(search.trials))
         mean = sum(float(one["seconds"]) for one in rows) / len(rows)
         seen = f"{row['metric']} {row['result']:.4g}" if row["result"] is not None else "diverged"
         place = f"trial {row['trial'] + 1}/{search.trials}  fold {row['fold'] + 1}/{search.folds}"
-        eta = f"  {_clock(left * mean)} left" if left else ""
-        print(f"{place}  {self._key.split('.')[-1]} {row['value']:g}  {seen}  {row['seconds']:.1f} s{eta}", flush=True)
+        eta = f"  {duration(left * mean)} left" if left else ""
+        value = f"{search.key.split('.')[-1]} {row['value']:g}"
+        print(f"{place}  {value}  {seen}  {row['seconds']:.1f} s{eta}", flush=True)
 
     def _close(self) -> None:
         """The table that a search ends with."""
@@ -250,16 +229,9 @@ class _Loop:
         best = best_of(trials, self._direction())
         if best is None:
             raise UserError(f"All {len(trials)} trials diverged.\nA lower --tune.high is the usual cure.")
-        print(f"\n  {self._key:>42}  {self.trials.metric} (mean and deviation over {self.search.folds} folds)")
+        print(f"\n  {self.search.key:>42}  {self.trials.metric} (mean and deviation over {self.search.folds} folds)")
         for trial in sorted(trials, key=lambda trial: trial.value):
             seen = "diverged" if trial.diverged else f"{trial.mean:.4g} ± {pstdev(trial.results):.2g}"
             print(f"  {trial.value:>42g}  {seen}{'  best' if trial is best else ''}")
-        print(
-            f"  {self.directory / 'tune.png'}\n  again with the best: fit ... --config {self.directory / 'best.yaml'}"
-        )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
+        print(f"  {self.directory / 'tune.png'}")
+        print(f"  again with the best: fit ... --config {self.directory / 'best.yaml'}")

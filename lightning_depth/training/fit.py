@@ -9,20 +9,20 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lightning_depth.config.resolve import Config
+from lightning_depth.config.words import check_name
 from lightning_depth.results import CONFIG
-from lightning_depth.runs.directory import check_checkpoint, checked_name
-from lightning_depth.runs.place import checkpoint_of, has_ended, place
+from lightning_depth.runs.directory import check_checkpoint, checkpoint_of, has_ended, open_run
 from lightning_depth.runs.probing import ProbeRecord
 from lightning_depth.training.run import locate, provenance, run
 
 
 def name_of(config: Config, data: Any) -> str:
     """What the run is called: by its key, or after its first config file; data in place of others say so."""
-    named = config.values["run"]
-    if named["name"] is None:
-        named["name"] = config.files[0].stem if config.files else "run"
+    settings = config.values["run"]
+    if settings["name"] is None:
+        settings["name"] = config.files[0].stem if config.files else "run"
     fallback = getattr(getattr(data, "source", None), "fallback", False)
-    return f"{named['name']}-fallback" if fallback else str(named["name"])
+    return f"{settings['name']}-fallback" if fallback else str(settings["name"])
 
 
 def fit(config: Config) -> None:
@@ -31,14 +31,14 @@ def fit(config: Config) -> None:
     _check(config, wanted)
     data = locate(config)
     name = name_of(config, data)
-    where = place(Path(config.values["run"]["root"]), name, None if wanted is None else str(wanted), config.values)
-    if has_ended(where):
+    its_run = open_run(Path(config.values["run"]["root"]), name, wanted and str(wanted), config.values)
+    if has_ended(its_run):
         rank_zero_info(
-            f"{where.directory} is finished: nothing is left to train, and nothing was changed.\n"
+            f"{its_run.directory} is finished: nothing is left to train, and nothing was changed.\n"
             "A larger --trainer.max_epochs goes on from here; without --ckpt_path a new run starts."
         )
         return
-    run(config, data, where)
+    run(config, data, its_run)
 
 
 def evaluate(config: Config) -> None:
@@ -50,17 +50,16 @@ def evaluate(config: Config) -> None:
     wanted = config.parsed["rest"].ckpt_path
     _check(config, wanted)
     data = locate(config)
-    checkpoint, root, name = None, Path(config.values["run"]["root"]), name_of(config, data)
-    if wanted is not None:
-        checkpoint = checkpoint_of(root, name, str(wanted), config.command)
-    else:
+    root, name = Path(config.values["run"]["root"]), name_of(config, data)
+    checkpoint = None if wanted is None else checkpoint_of(root, name, str(wanted), config.command)
+    if checkpoint is None:
         rank_zero_warn(f"{config.command} without --ckpt_path: the network has its initial weights.")
-    inside = checkpoint is not None and (checkpoint.resolve().parent.parent / CONFIG).is_file()
-    home = checkpoint.resolve().parent.parent if checkpoint is not None and inside else root
-    title = f"{config.command}-{checkpoint.stem if checkpoint is not None and inside else name}"
-    record = ProbeRecord(home, title, checkpoint if inside else None, provenance(config), needed=False)
-    found = look(config, data, [record] if config.command != "predict" else [], checkpoint)
-    for key, value in found.items():
+    home, title, of_run = root, f"{config.command}-{name}", None
+    if checkpoint is not None and (checkpoint.resolve().parent.parent / CONFIG).is_file():
+        home, title, of_run = checkpoint.resolve().parent.parent, f"{config.command}-{checkpoint.stem}", checkpoint
+    record = ProbeRecord(home, title, of_run, provenance(config), needed=False)
+    metrics = look(config, data, [record] if config.command != "predict" else [], checkpoint)
+    for key, value in metrics.items():
         rank_zero_only(print)(f"  {key:14} {value}", flush=True)
 
 
@@ -79,6 +78,6 @@ def look(
 
 def _check(config: Config, wanted: Any) -> None:
     if config.values["run"]["name"] is not None:
-        checked_name(config.values["run"]["name"])
+        check_name(config.values["run"]["name"])
     if wanted not in (None, "last", "best"):
         check_checkpoint(Path(wanted))

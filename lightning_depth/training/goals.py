@@ -1,13 +1,18 @@
 """Goals of training, which end a run, and the validation of the last epoch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractModel
-from lightning_depth.training.train_eval import train_eval
+from lightning_depth.models.losses import SampleMean
+from lightning_depth.probes.undisturbed import undisturbed
+from lightning_depth.training.guards import broadcast_buffers
 
 Judge = Literal["running", "current"]
 
@@ -59,9 +64,6 @@ class Goals(Callback):
         if self.train_acc is not None and pl_module.shapes.target is not None:
             raise UserError("The targets are numbers, which have no accuracy: give goals.train_loss, not train_acc.")
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore(trainer)
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -85,16 +87,12 @@ class Goals(Callback):
         # Equal on all ranks already; Lightning wants to be told.
         pl_module.log_dict(values, sync_dist=True, batch_size=1)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore(trainer)
-
-    def _restore(self, trainer: Trainer) -> None:
+    def _restore(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         # Not sooner: ModelCheckpoint decides by it when to save.
         if self._check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch, self._check_val_every_n_epoch = self._check_val_every_n_epoch, None
+
+    on_train_epoch_start = on_train_end = on_exception = _restore
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the epoch whose last step was taken, once."""
@@ -119,3 +117,45 @@ class Goals(Callback):
         if self.train_loss is not None and float(values["loss"]) <= self.train_loss:
             return f"training loss reached {self.train_loss}"
         return None
+
+
+@torch.no_grad()
+def train_eval(trainer: Trainer, model: AbstractModel) -> dict[str, Tensor]:
+    """Means over all training samples, by key, (*replicas,) each: `loss`, and `acc` where there are classes.
+
+    It is the pass that a validation on the training split would make: un-augmented, in evaluation mode, in the
+    trainer's precision, over the samples of all processes, which all look at the first one's buffers. Weights, buffers,
+    modes and random generators are as if it had never run. Costs a forward pass of the training split.
+
+    Raises:
+        UserError: the data module has no `train_eval_dataloader`: batches (inputs, targets) of the training split
+            without augmentation, each sample once over all processes.
+    """
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    if not hasattr(datamodule, "train_eval_dataloader"):
+        raise UserError(
+            "Goals on current weights need the training samples as they are: "
+            f"{type(datamodule).__name__} has no `train_eval_dataloader()`."
+        )
+    means = {key: mean for key, mean in model.new_metrics().to(model.device).items() if isinstance(mean, SampleMean)}
+    with undisturbed(model), _evaluating(model):
+        broadcast_buffers(trainer, model)
+        for batch in datamodule.train_eval_dataloader():
+            moved = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
+            with trainer.precision_plugin.val_step_context():
+                seen = model.sample_metrics(moved)
+            for key, mean in means.items():
+                mean.update(seen[key])
+    return {key: mean.mean() for key, mean in means.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module is in the mode in which it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -11,8 +11,7 @@ WANDB = "lightning.pytorch.loggers.WandbLogger"
 
 def prepare(trainer: Namespace, directory: Path, data: Any, resumed: bool) -> None:
     """Let each logger of a trainer's config write into the run's directory, and W&B say which run and data this is."""
-    wanted = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-    for logger in wanted:
+    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
         if arguments is None:
             continue
@@ -36,13 +35,7 @@ def _prepare_wandb(logger: Namespace, directory: Path, data: Any, resumed: bool)
     if getattr(getattr(data, "source", None), "fallback", False):
         tags["tags"] = [*(tags.get("tags") or []), "fallback data"]
     logger["dict_kwargs"] = extra
-    if not _has_wandb_key():
-        os.environ.setdefault("WANDB_MODE", "offline")
-
-
-def _has_wandb_key() -> bool:
-    """Whether W&B could log in: an API key in the environment or in the user's netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.is_file() and "wandb" in netrc.read_text()
+    has_key = os.environ.get("WANDB_API_KEY") or (netrc.is_file() and "wandb" in netrc.read_text())
+    if not has_key:
+        os.environ.setdefault("WANDB_MODE", "offline")

@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from lightning_depth.models.steps_at_once import steps_of
+
 
 class RunProgress(ProgressBar):
     """A bar over all steps of all epochs (or over the batches of an evaluation), drawn only on a terminal."""
@@ -30,33 +32,28 @@ class RunProgress(ProgressBar):
             tqdm.write(" ".join(map(str, args)), file=sys.stdout)
             sys.stdout.flush()
 
-    def _start(self, total: float, initial: int, what: str, steps_at_once: int = 1) -> None:
-        known = int(total) if total not in (float("inf"), -1) else None
-        # disable=None: no bar where the output is not a terminal.
-        disable = None if self._enabled else True
+    def _start(self, total: float, what: str, done: int = 0, scale: int = 1) -> None:
         self._bar = tqdm(
-            total=known,
-            initial=initial,
+            total=int(total) if total not in (float("inf"), -1) else None,
+            initial=done,
             desc=what,
-            disable=disable,
+            disable=None if self._enabled else True,  # None: no bar where the output is not a terminal
             leave=False,
             unit="step",
-            unit_scale=steps_at_once if steps_at_once > 1 else False,
+            unit_scale=scale if scale > 1 else False,
             dynamic_ncols=True,
         )
 
-    def _stop(self) -> None:
+    def _stop(self, *args: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
+    on_train_end = on_exception = _stop
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(
-            trainer.estimated_stepping_batches * trainer.accumulate_grad_batches,
-            trainer.fit_loop.total_batch_idx + 1,
-            "",
-            getattr(pl_module, "steps_at_once", 1),
-        )
+        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        self._start(steps, "", trainer.fit_loop.total_batch_idx + 1, steps_of(pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:
@@ -70,40 +67,24 @@ class RunProgress(ProgressBar):
         if self._bar is not None and drawn and isinstance(outputs, dict) and "loss" in outputs:
             self._bar.set_postfix(loss=f"{float(outputs['loss']):.3g}", refresh=False)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
+    # An evaluation has a bar of its own; the validations of a fit have none.
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
-            self._start(sum(trainer.num_val_batches), 0, "validate")
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.state.fn == "validate" and self._bar is not None:
-            self._bar.update()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._stop()
+            self._start(sum(trainer.num_val_batches), "validate")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(sum(trainer.num_test_batches), 0, "test")
-
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.update()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+        self._start(sum(trainer.num_test_batches), "test")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(sum(trainer.num_predict_batches), 0, "predict")
+        self._start(sum(trainer.num_predict_batches), "predict")
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
+    def _advance_evaluation(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.state.fn != "fit" and self._bar is not None:
             self._bar.update()
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+    def _end_evaluation(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.state.fn != "fit":
+            self._stop()
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _advance_evaluation
+    on_validation_end = on_test_end = on_predict_end = _end_evaluation

@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_depth.errors import UserError
-from lightning_depth.runs.place import job_id
+from lightning_depth.runs.directory import job_id
 from lightning_depth.training import signals
-from lightning_depth.training.last_checkpoint import LastCheckpoint
+from lightning_depth.training.checkpoints import LastCheckpoint
 
 # A job that Slurm is ending itself: it requeues the job too, or its user has cancelled it.
 ENDING = frozenset(
@@ -44,16 +44,16 @@ class SlurmRequeue(Callback):
             return  # Lightning would take that checkpoint for one after validation, and leave the epoch's end out
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # no checkpoint holds the gradients that were accumulated so far
-        if self._told(trainer):
+        if self._signalled(trainer):
             trainer.save_checkpoint(self.path)  # ends in a barrier: every rank is here
             self._leave(trainer, self.path)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         saved = [c.saved_after for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
-        if trainer.current_epoch in saved and trainer.current_epoch > 0 and self._told(trainer):
+        if trainer.current_epoch in saved and trainer.current_epoch > 0 and self._signalled(trainer):
             self._leave(trainer, self.path.with_name("last.ckpt"))  # of the epoch that has just ended
 
-    def _told(self, trainer: Trainer) -> bool:
+    def _signalled(self, trainer: Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(signals.pending, all=False)
 
     def _leave(self, trainer: Trainer, saved: Path) -> None:

@@ -1,11 +1,11 @@
-"""One function that does what a config says, in the directory that its run has."""
+"""One function that does what a config says, in its run's directory, and the callbacks that every run has."""
 
 import errno
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,27 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_depth.config.parser import Parser, parser
+from lightning_depth.config.parser import parser
 from lightning_depth.config.resolve import Config
 from lightning_depth.data.base.memory import AbstractMemoryData
 from lightning_depth.errors import UserError
+from lightning_depth.models.base import AbstractModel
 from lightning_depth.probes.probe import check_names
 from lightning_depth.results import write_config
-from lightning_depth.runs.place import discard
-from lightning_depth.runs.run import Run
+from lightning_depth.runs.directory import Run, discard
+from lightning_depth.runs.record import RunRecord
 from lightning_depth.seeds import Seeded
-from lightning_depth.training.atomic_checkpoints import AtomicCheckpoints
-from lightning_depth.training.callbacks import callbacks
+from lightning_depth.training.checkpoints import AtomicCheckpoints, LastCheckpoint
+from lightning_depth.training.goals import Goals
+from lightning_depth.training.guards import FiniteLoss, StepSeed, SubsampleForeign, SyncBuffers, restore_loaders
 from lightning_depth.training.loggers import prepare
-from lightning_depth.training.restore_loaders import restore_loaders
+from lightning_depth.training.progress import RunProgress
+from lightning_depth.training.requeue import SlurmRequeue
 
 # How `load_from_checkpoint` makes the module again, as with Lightning's own command line.
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -78,8 +82,12 @@ def run(
         UserError: anything that the user can mend. Where no epoch was finished, a new run's directory goes again.
         OSError: the disk is full.
     """
+    trainer = None
     try:
-        model, trainer = _make(config, data, run, more)
+        model: LightningModule = _made(config, "model")
+        if isinstance(model, Seeded):
+            model.use_run_seed(config.seed)
+        trainer = _trainer(config, model, data, run, more)
         rest = config.parsed["rest"]
         given = {key: rest[key] for key in ("weights_only", "return_predictions") if key in rest}
         if "verbose" in rest:
@@ -87,54 +95,35 @@ def run(
         start = checkpoint if run is None else run.checkpoint
         command = getattr(trainer, config.command)
         return command(model, datamodule=data, ckpt_path=None if start is None else str(start), **given)
-    except UserError:
-        if run is not None:
+    except BaseException as error:
+        if run is not None and (trainer is None or isinstance(error, UserError)):
             discard(run)
-        raise
-    except RuntimeError as error:
         # torch says so in many ways when the disk is full in the middle of a checkpoint.
-        if re.search(r"No space left|PytorchStreamWriter|file write failed", str(error)):
+        full = r"No space left|PytorchStreamWriter|file write failed"
+        if isinstance(error, RuntimeError) and re.search(full, str(error)):
             raise OSError(errno.ENOSPC, "No space left on device") from error
         raise
     finally:
         restore_loaders()
 
 
-def _make(
-    config: Config, data: LightningDataModule | None, run: Run | None, more: Sequence[Callback]
-) -> tuple[LightningModule, Trainer]:
-    try:
-        model: LightningModule = _made(config, "model")
-        if isinstance(model, Seeded):
-            model.use_run_seed(config.seed)
-        return model, _trainer(config, model, data, run, more)
-    except UserError:
-        raise
-    except BaseException:
-        if run is not None:
-            discard(run)
-        raise
+def _remembering(values: Mapping[str, Any]) -> Callable[..., Any]:
+    """Makes an object that knows its arguments as the config has them, for `save_hyperparameters`."""
+    given = {"_class_path": values["class_path"], **values.get("init_args", {}), **values.get("dict_kwargs", {})}
 
-
-class _Remembering:
-    """Lets what is made know its arguments as the config has them, for `save_hyperparameters`."""
-
-    def __init__(self, said: Mapping[str, Any]) -> None:
-        self.said = {"_class_path": said["class_path"], **said.get("init_args", {}), **said.get("dict_kwargs", {})}
-
-    def __call__(self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
-        with _given_hyperparameters_context(hparams=dict(self.said), instantiator=INSTANTIATOR):
+    def make(class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        with _given_hyperparameters_context(hparams=dict(given), instantiator=INSTANTIATOR):
             return class_type(*args, **kwargs)
+
+    return make
 
 
 def _made(config: Config, section: str, parsed: Namespace | None = None) -> Any:
     """The object that a section describes; the trainer's: its arguments, with what they name made."""
-    of_section: Parser = parser(config.command, section)
-    if section != "trainer":
-        base = {"model": LightningModule, "data": LightningDataModule}[section]
-        of_section.add_instantiator(_Remembering(config.values[section]), base, subclasses=True)
+    base = {"model": LightningModule, "data": LightningDataModule}.get(section)
+    makers = None if base is None else [(_remembering(config.values[section]), base, True)]
     try:
-        made = of_section.instantiate_classes((parsed or config.parsed[section]).clone())
+        made = parser(config.command, section).instantiate(parsed or config.parsed[section], instantiators=makers)
     except ValueError as error:
         # jsonargparse wraps what a class raises when it is made.
         cause: BaseException | None = error
@@ -155,8 +144,7 @@ def _trainer(
     else:
         prepare(parsed.trainer, run.directory, data, resumed=run.checkpoint is not None)
     arguments = dict(vars(_made(config, "trainer", parsed)))
-    progress = arguments["enable_progress_bar"] is not False
-    own = callbacks(model, data, run, config, provenance(config), progress, more)
+    own = callbacks(config, model, data, run, more)
     arguments["callbacks"] = [*_as_list(arguments["callbacks"]), *own]
     check_names(arguments["callbacks"])  # before Lightning says so of their states, at length
     arguments["enable_model_summary"] = arguments["enable_model_summary"] or False
@@ -180,6 +168,47 @@ def _trainer(
     return trainer
 
 
+def callbacks(
+    config: Config, model: LightningModule, data: LightningDataModule | None, run: Run | None, more: Sequence[Callback]
+) -> list[Callback]:
+    """What every run has, after the callbacks of its config, so that these have logged and looked before it records.
+
+    1. `StepSeed`: draws of a training step depend on the step alone, before anything draws.
+    2. `FiniteLoss`: a loss that is no number ends the run before it is recorded or saved.
+    3. `SyncBuffers`: all processes validate one network.
+    4. `SubsampleForeign`: before the first step, wherever it stands.
+    5. `Goals`: judged before a validation, so that probes know their last look, and logged before the record writes.
+    6. `RunProgress`: the bar above which the record prints.
+    7. `more`: a command's own, such as the record of a look.
+    8. `SlurmRequeue`: leaves at the end of a step, before an epoch is recorded that did not end.
+    9. `RunRecord`: writes the epoch's rows before the checkpoint that counts the epoch as done. A kill in between
+       leaves a row too many, which a resumed run takes out; a row too few would never come back. It counts as a
+       checkpoint, since Lightning calls those last.
+    10. The checkpoints: of the best epoch, then the last. One with `save_last` would save only when it improves.
+
+    Without a `run` nothing is recorded.
+    """
+    goals = Goals(**config.values["goals"])
+    own: list[Callback] = [StepSeed(config.seed), FiniteLoss(), SyncBuffers(), SubsampleForeign(), goals]
+    if config.values["trainer"]["enable_progress_bar"] is not False:
+        own.append(RunProgress())
+    own += more
+    if run is None:
+        return own
+    if os.environ.get("SLURM_JOB_ID"):
+        own.append(SlurmRequeue(run.directory))
+    own.append(RunRecord(run.directory, run.config, provenance(config)))
+    folder = run.directory / "checkpoints"
+    if isinstance(model, AbstractModel):
+        numbers = getattr(data, "target_shape", None) is not None
+        metric, mode = ("val/loss", "min") if numbers else ("val/acc", "max")
+        best = ModelCheckpoint(
+            folder, "best", metric, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        own.append(best)
+    return [*own, LastCheckpoint(folder)]
+
+
 def _check_processes(trainer: Trainer) -> None:
     started, wanted = os.environ.get("SLURM_STEP_NUM_TASKS"), trainer.num_nodes * trainer.num_devices
     if started is not None and int(started) != wanted:
@@ -201,6 +230,6 @@ def provenance(config: Config) -> dict[str, Any]:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [] if value is None or isinstance(value, bool) else [value]

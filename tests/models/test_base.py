@@ -7,9 +7,8 @@ from lightning.pytorch import Trainer
 from lightning_depth.data.base.tensors import AbstractTensorData
 from lightning_depth.models.base import AbstractModel
 from lightning_depth.runs.record import RunRecord
-from lightning_depth.training.finite_loss import FiniteLoss
 from lightning_depth.training.goals import Goals
-from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.guards import FiniteLoss, StepSeed
 
 
 class Plane(AbstractTensorData):

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from lightning_depth.errors import UserError
-from lightning_depth.models.losses import correct, sample_losses
-from lightning_depth.models.sample_mean import SampleMean
+from lightning_depth.models.losses import SampleMean, correct, sample_losses
 from lightning_depth.models.shapes import Shapes
 
 REPLICAS = {"none": (), "one": (1,), "three": (3,), "two by three": (2, 3)}

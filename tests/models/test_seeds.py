@@ -12,7 +12,7 @@ from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.shapes import Shapes
 from lightning_depth.optimisers import CMAES, RandomSearch
 from lightning_depth.seeds import Seeded
-from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.guards import StepSeed
 
 IMAGES = Shapes((3, 8, 8), classes=4)
 NETWORKS = {

@@ -16,7 +16,7 @@ from lightning_depth.figures.report import draw
 from lightning_depth.probes import AbstractProbe, ArrayKey, Key, Picture
 from lightning_depth.probes.probe import check_samples, snake_case
 from lightning_depth.results import Table
-from lightning_depth.runs.looks import write_looks
+from lightning_depth.runs.probing import write_looks
 from tests.probes.foreign import Data, Foreign, convnet, loaders, readings, trainer, validated
 from tests.probes.test_conformance import PROBES, make
 

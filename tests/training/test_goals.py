@@ -12,7 +12,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.runs.record import RunRecord
 from lightning_depth.training.goals import Goals
-from lightning_depth.training.step_seed import StepSeed
+from lightning_depth.training.guards import StepSeed
 
 
 class Noisy(AbstractFamily):

@@ -1,0 +1,77 @@
+"""Whether a run may go on with a config: in what two configs differ that a resumed run may not change."""
+
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_depth.errors import UserError
+from lightning_depth.results import CONFIG, flat, read_config
+
+# What a resumed run may change: how long it goes on, and what only shows or places it.
+FREE_ON_RESUME = (
+    "ckpt_path",
+    "weights_only",
+    "run.",
+    "trainer.max_epochs",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+)
+
+
+def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raise a UserError that names the keys in which `config` differs from that of the run in `directory`."""
+    changed = differences(read_config(directory), config)
+    if changed:
+        shown = ", ".join(f"{key} (was {old!r}, now {new!r})" for key, old, new in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"Cannot resume {directory}: its config differs in {shown}{more}.\n"
+            f"Give the same settings (--config {directory / CONFIG}), or leave out --ckpt_path to start a new run."
+        )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) wherever two configs differ in something a resumed run may not change.
+
+    An argument that `old` lacks is one that came later: at its default it does what was done before there was one.
+    """
+    flat_old, flat_new = dict(flat(old, lists=True)), dict(flat(new, lists=True))
+    return [
+        (key, flat_old.get(key), flat_new.get(key))
+        for key in sorted(flat_old.keys() | flat_new.keys())
+        if flat_old.get(key) != flat_new.get(key)
+        and not key.startswith(FREE_ON_RESUME)
+        and not _came_later(key, old, new)
+    ]
+
+
+def _came_later(key: str, old: Any, new: Any) -> bool:
+    """Whether `key` belongs to an argument that `old` lacks and that is at its default in `new`."""
+    owner: Any = "lightning.pytorch.Trainer"
+    for part in key.split("."):
+        if isinstance(old, list) and isinstance(new, list):
+            if int(part) >= min(len(old), len(new)):
+                return False
+            old, new = old[int(part)], new[int(part)]
+        elif not (isinstance(old, Mapping) and isinstance(new, Mapping)) or part not in new:
+            return False
+        elif part not in old:
+            return _is_default(owner, part, new[part])
+        else:
+            old, new = old[part], new[part]
+        if isinstance(new, Mapping) and "class_path" in new:
+            owner = new["class_path"]
+    return False
+
+
+def _is_default(class_path: str, argument: str, value: Any) -> bool:
+    """Whether the class has that value as the argument's default; one that is made by a function counts as such."""
+    for kind in inspect.getmro(pkgutil.resolve_name(class_path)):
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
+        if argument in parameters:
+            default = parameters[argument].default
+            plain = list(default) if isinstance(default, tuple) else default
+            return callable(default) or plain == value
+    return False
