@@ -1,5 +1,7 @@
 """Layers over epochs in colours, or, of one look, as points."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axes._secondary_axes import SecondaryAxis
@@ -59,7 +61,7 @@ def _draw_colours(ax: Axes, panel: Heatmap) -> AxesImage:
     else:
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     ax.set_xlabel("epoch" if regular else "epoch (one column per reading)")
-    above = {"xycoords": "axes fraction", "xytext": (4, 4), "textcoords": "offset points"}
+    above: Any = {"xycoords": "axes fraction", "xytext": (4, 4), "textcoords": "offset points"}
     ax.annotate(f"epoch {panel.epochs[-1]}", (1, 1), size=7.0, color=QUIET, **above)
     return image
 
@@ -69,8 +71,8 @@ def _draw_bar(image: AxesImage, beside: SecondaryAxis, panel: Heatmap) -> None:
     figure, heatmap = image.axes.figure, image.axes
     ax = figure.add_axes((0.0, 0.0, 1.0, 1.0), label=f"{panel.name} colours")
 
-    def locate(_: Axes, renderer: RendererBase) -> Bbox:
-        readings, tenth = beside.get_tightbbox(renderer), 0.1 * figure.dpi
+    def locate(_: object, renderer: RendererBase) -> Bbox:
+        readings, tenth = beside.get_tightbbox(renderer) or heatmap.bbox, 0.1 * figure.dpi
         place = Bbox.from_bounds(readings.x1 + tenth, heatmap.bbox.y0, 1.3 * tenth, heatmap.bbox.height)
         return place.transformed(figure.transSubfigure.inverted())
 

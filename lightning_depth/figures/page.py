@@ -38,7 +38,7 @@ class Filling(LayoutEngine):
         """Place all axes."""
         for figure in dict.fromkeys(ax.figure for ax in fig.axes):
             first, *_ = axes = [ax for ax in fig.axes if ax.figure is figure]
-            whole = Bbox.union([ax.get_tightbbox(for_layout_only=True) for ax in axes])
+            whole = Bbox.union([box for ax in axes if (box := ax.get_tightbbox(for_layout_only=True)) is not None])
             inch, box, free = figure.dpi, first.bbox, figure.bbox
             left, right = free.x0 + PAD * inch + box.x0 - whole.x0, free.x1 - PAD * inch + box.x1 - whole.x1
             lower, upper = free.y0 + 0.1 * inch + box.y0 - whole.y0, free.y1 - 0.15 * inch + box.y1 - whole.y1
@@ -105,7 +105,12 @@ def band(text: str) -> Part:
     """A coloured band over the whole width with a text that must not be overlooked."""
     colour = FALLBACK if text.startswith("FALLBACK") else REDUCED
     said = words(text, 14.0, lines=3, above=0.12, weight="bold", color="#000000")
-    return Part(said.height + 0.04, lambda figure: (figure.set_facecolor(colour), said.draw(figure)))
+
+    def draw(figure: SubFigure) -> None:
+        figure.set_facecolor(colour)
+        said.draw(figure)
+
+    return Part(said.height + 0.04, draw)
 
 
 def _wrapped(text: str, inches: float, size: float, lines: int, weight: str) -> str:

@@ -14,9 +14,9 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from lightning_depth.figures.clustering import clustered_order
-from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side, words
+from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side
 from lightning_depth.figures.panels import Array, sentence
-from lightning_depth.figures.style import GAP, INK, QUIET, STYLE, draw_frame, draw_scale, is_wide
+from lightning_depth.figures.style import GAP, QUIET, STYLE, draw_frame, draw_scale, is_wide
 from lightning_depth.figures.wording import ellipsis, evenly_spread, short_names
 from lightning_depth.results import ArrayKey, Arrays, Declaration, atomic_file
 
@@ -46,8 +46,14 @@ def parts_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) ->
         if axes in makers:
             chosen, part = makers[axes](arrays, known.clustered)
             title = f"{known.title}{own}{chosen}"
-            parts += [words(title, 11.5, above=0.2, weight="bold", color=INK), part]
+            parts += [on_axes(0.42, f"{arrays.probe} title", partial(_draw_heading, title=title)), part]
     return parts
+
+
+def _draw_heading(ax: Axes, title: str) -> None:
+    """The title of a whole row, of an axes without anything else."""
+    ax.set(xticks=[], yticks=[], frame_on=False)
+    ax.set_title(ellipsis(title, 130), loc="left", pad=2, size=11.5, weight="bold")
 
 
 def _some(arrays: Arrays, most: int) -> tuple[list[str], str]:
@@ -91,7 +97,7 @@ def draw_spectrum(ax: Axes, of_layer: Mapping[int, Array], name: str, colours: S
     wide = is_wide(drawn) and bool(np.nanmin(values) >= -DARK * max(largest.values()))
     for epoch, line in (visible if wide else of_layer).items():
         marker = "." if line.size <= 30 else ""
-        ax.plot(np.arange(1, line.size + 1), line, marker=marker, color=colours.to_rgba(epoch), linewidth=1.0)
+        ax.plot(np.arange(1, line.size + 1), line, marker=marker, color=colours.to_rgba(np.array(epoch)), linewidth=1.0)
     draw_scale(ax, "y", drawn, wide)
     if np.isnan(values).all():
         ax.text(0.5, 0.5, "no number", transform=ax.transAxes, ha="center", va="center", color=QUIET)

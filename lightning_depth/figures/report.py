@@ -93,7 +93,7 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
 
 def _header(run: str, summary: Mapping[str, Any], last: float | None, numbers: Sequence[tuple[str, str, str]]) -> Part:
     bad = str(summary.get("status", "")).lower().startswith(("diverged", "failed"))
-    alarm = {"color": style.ALARM, "weight": "bold"} if bad else {}
+    alarm: Any = {"color": style.ALARM, "weight": "bold"} if bad else {}
     wide = 2.1
     room = WIDTH - wide * len(numbers)
     text = [

@@ -109,7 +109,7 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     folds = [trial.value for trial in good for _ in trial.results]
     ax.plot(folds, results, "o", color=style.TRAIN, markersize=3.5, alpha=0.6, label="a fold", linestyle="none")
     means = [trial.mean for trial in good]
-    own = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
+    own: Any = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
     ax.plot([trial.value for trial in good], means, "-o", **own)
     if best is not None:
         ax.plot(
