@@ -110,7 +110,7 @@ def _number(title: str, value: str, caption: str, colour: str, width: float) -> 
     """A reading in large type, between its title and its unit."""
     return [
         words(title, 9.5, 2, width, above=0.2, weight="bold", color=style.INK),
-        words(value, 20.0, 1, width, weight="bold", color=colour),
+        words(value, 20.0, 1, width, above=0.05 if title else 0.28, weight="bold", color=colour),
         words(caption, 8.5, 2, width),
     ]
 
