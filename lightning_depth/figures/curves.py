@@ -1,132 +1,114 @@
-"""Lines over epochs, drawn onto a page."""
+"""Lines over epochs."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from lightning_depth.figures.page import TITLE, Page, draw_title, fit
-from lightning_depth.figures.panels import Array, Best, Curves
-from lightning_depth.figures.scale import draw_log_ticks, is_wide
-from lightning_depth.figures.style import ALARM, FAINT, INK, PROBE, QUIET, TEST, TRAIN, VALIDATION
-from lightning_depth.figures.wording import is_percent, reading_of, tick_label, with_unit
+from lightning_depth.figures import style
+from lightning_depth.figures.panels import Array, Best, Curves, Series
+from lightning_depth.figures.wording import ellipsis, is_percent, reading_of, with_unit
 
 
-def draw_curves(page: Page, panel: Curves, best: Best | None, left: float, top: float, slot: float) -> None:
-    """The panel in a slot of `slot` inches: its lines, the names at their ends, and the best epoch in every panel."""
-    before, after, height = 0.72, 1.16, 2.25
-    width = slot - before - after
-    ax = page.axes(left + before, top + TITLE, width, height, panel.name)
-    draw_title(ax, panel.title, before, width, slot)
-    ax.grid(True, color=FAINT, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(length=3, labelsize=8.5)
-    ax.set_xlabel("epoch", size=9)
-
+def draw_curves(ax: Axes, panel: Curves, best: Best | None = None) -> None:
+    """The panel's lines, their names and last values at their ends, and the best epoch."""
+    style.draw_title(ax, panel.title)
+    style.draw_frame(ax)
     others = iter(("#8c6bb1", "#a6761d", "#525252", "#cc79a7"))
-    colours = {"train": TRAIN, "val": VALIDATION, "test": TEST, "": TRAIN if len(panel.series) > 1 else PROBE}
+    colours = {
+        "train": style.TRAIN,
+        "val": style.VALIDATION,
+        "test": style.TEST,
+        "": style.TRAIN if len(panel.series) > 1 else style.PROBE,
+    }
     ends: list[tuple[float, str, str]] = []
     for series in panel.series:
-        colour = colours[series.split] if series.split in colours else next(others, INK)
-        finite = np.isfinite(series.values)
-        # A lone point between gaps has no line to be seen by.
-        padded = np.concatenate([[False], finite, [False]])
-        lone = finite & ~padded[:-2] & ~padded[2:]
-        marked = np.flatnonzero(finite if finite.size <= 40 else lone)
-        ax.plot(
-            series.epochs,
-            series.values,
-            label=series.label,
-            color=colour,
-            linewidth=1.5 if series.split == "train" else 2.0,
-            marker="o",
-            markersize=3.6 if finite.size <= 40 else 2.5,
-            markevery=marked.tolist(),
-            zorder=3 if series.split == "val" else 2.5,
-        )
-        if finite.any():
-            last = float(series.values[np.flatnonzero(finite)[-1]])
-            alone = not series.split and len(panel.series) == 1
-            ends.append((last, f"{'' if alone else series.label} {reading_of(panel, last)}".strip(), colour))
+        colour = colours[series.split] if series.split in colours else next(others, style.INK)
+        _draw_line(ax, series, colour)
+        finite = series.values[np.isfinite(series.values)]
+        if finite.size:
+            name = ellipsis(series.label, 12) if series.split or len(panel.series) > 1 else ""
+            ends.append((finite[-1], f"{name} {reading_of(panel, finite[-1])}".strip(), colour))
 
     values = np.concatenate([series.values for series in panel.series])
     epochs = np.concatenate([series.epochs for series in panel.series])
-    marks = best is not None and best.panel == panel.name
-    logarithmic = is_wide(values) and not is_percent(panel)
-    _limit_y(ax, values, logarithmic, panel.from_zero, 0.17 if marks else 0.06)
-    ax.set_ylabel(panel.unit + (", log scale" if logarithmic else ""), size=9)
-    first, last_epoch = float(epochs.min()), float(epochs.max())
-    room = 0.02 * (last_epoch - first) or 1.0
-    ax.set_xlim(first - room, last_epoch + room)
-    if first == last_epoch:
+    logarithmic = style.is_wide(values) and not is_percent(panel)
+    scale = style.draw_scale(ax, "y", values, logarithmic)
+    _limit_y(ax, values, panel.from_zero)
+    ax.set_ylabel(ellipsis(panel.unit, 28) + scale)
+    ax.set_xlabel("epoch")
+    first, last = float(epochs.min()), float(epochs.max())
+    room = 0.02 * (last - first) or 1.0
+    ax.set_xlim(first - room, last + room)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    if first == last:
         ax.set_xticks([first])
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(max(3, int(width / 0.5)), integer=True, min_n_ticks=2))
-    if best is not None and first <= best.epoch <= last_epoch:
-        ax.axvline(best.epoch, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=2, label="best epoch")
-    if best is not None and marks:
-        ax.plot([best.epoch], [best.value], "o", color="white", markeredgecolor=VALIDATION, markersize=7, zorder=4)
-        where = (best.epoch - first + room) / (last_epoch - first + 2 * room)
-        ax.annotate(
-            f"best {with_unit(panel, best.value)}, epoch {best.epoch:g}",
-            (best.epoch, 1.0),
-            xycoords=ax.get_xaxis_transform(),
-            xytext=(-4 if where > 0.5 else 4, -3),
-            textcoords="offset points",
-            ha="right" if where > 0.5 else "left",
-            va="top",
-            size=8.5,
-            color=VALIDATION,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
+    if best is not None and first <= best.epoch <= last:
+        ax.axvline(best.epoch, color=style.QUIET, zorder=2, label="best epoch", **style.DASHED)
+    if best is not None and best.panel == panel.name:
+        ax.plot(
+            [best.epoch], [best.value], "o", color="white", markeredgecolor=style.VALIDATION, markersize=7, zorder=4
         )
-    _label_ends(ax, ends, height, after)
+        said = f"best {with_unit(panel, best.value)}, epoch {best.epoch:g}"
+        ax.text(1.0, 1.02, said, transform=ax.transAxes, ha="right", va="bottom", size=8.5, color=style.VALIDATION)
+    _label_ends(ax, ends)
 
 
-def _limit_y(ax: Axes, values: Array, logarithmic: bool, from_zero: bool, headroom: float) -> None:
-    """Limits around the finite values, with `headroom` (a share of the axes' height) above them."""
+def _draw_line(ax: Axes, series: Series, colour: str) -> None:
+    finite = np.isfinite(series.values)
+    # A lone point between gaps has no line to be seen by.
+    padded = np.concatenate([[False], finite, [False]])
+    lone = finite & ~padded[:-2] & ~padded[2:]
+    few = finite.size <= 40
+    ax.plot(
+        series.epochs,
+        series.values,
+        label=series.label,
+        color=colour,
+        linewidth=1.5 if series.split == "train" else 2.0,
+        marker="o",
+        markersize=3.6 if few else 2.5,
+        markevery=np.flatnonzero(finite if few else lone).tolist(),
+        zorder=3 if series.split == "val" else 2.5,
+    )
+
+
+def _limit_y(ax: Axes, values: Array, from_zero: bool) -> None:
+    """Limits around the finite values, where matplotlib's own are not those of a logarithmic scale."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         ax.set_ylim(0.0, 1.0)
-        ax.text(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", va="center", color=ALARM)
-    elif logarithmic:
-        low, high = math.log10(finite.min()), math.log10(finite.max())
-        span = high - low
-        ax.set_yscale("log")
-        ax.set_ylim(10 ** (low - 0.05 * span), 10 ** (high + headroom * span / (1 - headroom)))
-        draw_log_ticks(ax.yaxis, finite)
-    else:
-        low, high = float(finite.min()), float(finite.max())
-        if from_zero and low >= 0:
-            low = 0.0
-        least = 1e-3 * max(abs(low), abs(high))  # the last digits of a constant are no course
-        if 0 < high - low < least:
-            low, high = (low + high - least) / 2, (low + high + least) / 2
-        span = (high - low) or abs(high) or 1.0
-        ax.set_ylim(low - 0.04 * span, high + headroom * span / (1 - headroom))
-        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        ax.yaxis.set_major_formatter(FuncFormatter(tick_label))
+        ax.text(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", va="center", color=style.ALARM)
+        return
+    if ax.get_yscale() == "log":
+        return
+    low, high = float(finite.min()), float(finite.max())
+    if from_zero and low > 0:
+        low = 0.0
+    least = 1e-3 * max(abs(low), abs(high))  # the last digits of a constant are no course
+    if 0 < high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    span = (high - low) or abs(high) or 1.0
+    ax.set_ylim(low - 0.05 * span, high + 0.05 * span)
 
 
-def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], height: float, room: float) -> None:
+def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names and last values beside the ends of the lines, moved apart where they would touch."""
+    size = 8.5
+    apart = 1.7 * size / (72 * ax.bbox.height / ax.figure.dpi)
     to_axes = ax.transData + ax.transAxes.inverted()
     x = ax.get_xlim()[1]
     placed = sorted((float(to_axes.transform((x, value))[1]), text, colour) for value, text, colour in ends)
-    apart = 0.16 / height
     heights: list[float] = []
     for y, *_ in placed:
         heights.append(max(y, heights[-1] + apart) if heights else y)
     # Pushed beyond the top, the stack comes down again.
-    for index in range(len(heights) - 1, -1, -1):
-        highest = 1.0 - apart * (len(heights) - 1 - index)
-        heights[index] = min(heights[index], highest)
-    fitted = [fit(text, room - 0.2, 9.0, 7.0, "bold") for _, text, _ in placed]
-    size = min((size for _, size in fitted), default=9.0)
-    for y, (shown, _), (*_, colour) in zip(heights, fitted, placed, strict=True):
+    for index, y in enumerate(heights):
+        y = min(y, 1.0 - apart * (len(heights) - 1 - index))
+        _, text, colour = placed[index]
         ax.annotate(
-            shown,
+            text,
             (1.0, y),
             xycoords="axes fraction",
             xytext=(5, 0),

@@ -1,75 +1,123 @@
-"""A figure addressed in inches, with texts that fit."""
+"""A page: parts one below another and side by side in matplotlib's subfigures, each filled by what is drawn there."""
 
-from dataclasses import dataclass
-from typing import Any
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
-from matplotlib.path import Path
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import Bbox
 
-from lightning_depth.figures.style import INK, MARGIN, WIDTH
+from lightning_depth.figures.style import DPI, FALLBACK, QUIET, REDUCED
 from lightning_depth.figures.wording import ellipsis
 
-TITLE, BELOW = 0.52, 0.62  # above and below every panel: its title, and its ticks with the word "epoch"
+WIDTH, PAD = 16.0, 0.25  # inches: of the page, and of the white on the left and right of whatever stands on it
 
 
-@dataclass(frozen=True)
-class Page:
-    """A figure addressed in inches from its top left corner."""
+class Part(NamedTuple):
+    """What is drawn into a subfigure that is `height` inches high."""
 
-    figure: Figure
     height: float
-
-    def axes(self, left: float, top: float, width: float, height: float, name: str) -> Axes:
-        """New axes, found again by their label."""
-        box = (left / WIDTH, 1.0 - (top + height) / self.height, width / WIDTH, height / self.height)
-        return self.figure.add_axes(box, label=name)
-
-    def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """A text whose upper edge is at `top`."""
-        self.figure.text(left / WIDTH, 1.0 - top / self.height, text, **{"va": "top", **style})
-
-    def band(self, top: float, height: float, text: str, colour: str) -> None:
-        """A coloured band over the whole width with a text in it."""
-        lower = 1.0 - (top + height) / self.height
-        patch = Rectangle(
-            (0.0, lower), 1.0, height / self.height, transform=self.figure.transFigure, color=colour, linewidth=0
-        )
-        self.figure.add_artist(patch)
-        shown, size = fit(text, WIDTH - 2 * MARGIN, 14.0, 9.0, "bold")
-        y = 1.0 - (top + height / 2) / self.height
-        self.figure.text(MARGIN / WIDTH, y, shown, va="center", size=size, weight="bold", color="#000000")
+    draw: Callable[[SubFigure], object]
 
 
-def draw_title(ax: Axes, text: str, offset: float, axes_width: float, slot: float) -> None:
-    """The panel's title, flush with the left edge of its slot, `offset` inches left of the axes."""
-    shown, size = fit(text, slot - 0.25, 11.5, 8.0, "bold")
-    ax.set_title(shown, loc="left", x=-offset / axes_width, pad=15, size=size, weight="bold", color=INK)
+class Filling(LayoutEngine):
+    """Every subfigure is filled by its first axes, with its ticks, labels and title and the axes that follow it.
+
+    Constrained layout does the same for a few axes, but its solver takes a minute for a page of fifty, and it moves
+    nested subfigures over each other.
+    """
+
+    _adjust_compatible, _colorbar_gridspec = True, False
+
+    def execute(self, fig: Figure) -> None:
+        """Place all axes."""
+        for figure in dict.fromkeys(ax.figure for ax in fig.axes):
+            first, *_ = axes = [ax for ax in fig.axes if ax.figure is figure]
+            whole = Bbox.union([box for ax in axes if (box := ax.get_tightbbox(for_layout_only=True)) is not None])
+            inch, box, free = figure.dpi, first.bbox, figure.bbox
+            left, right = free.x0 + PAD * inch + box.x0 - whole.x0, free.x1 - PAD * inch + box.x1 - whole.x1
+            lower, upper = free.y0 + 0.1 * inch + box.y0 - whole.y0, free.y1 - 0.15 * inch + box.y1 - whole.y1
+            wanted = Bbox([[left, lower], [max(right, left + 1.0), max(upper, lower + 1.0)]])
+            first.set_position(wanted.transformed(figure.transSubfigure.inverted()))
 
 
-def fit(text: str, inches: float, size: float, smallest: float, weight: str = "normal") -> tuple[str, float]:
-    """The text and the font size with which it is no wider than `inches`: smaller first, then with an ellipsis."""
-    shown = " ".join(text.split())
-    wide = inches_of(shown, size, weight)
-    if wide > inches:
-        size, wide = max(smallest, size * inches / wide), max(inches, wide * smallest / size)
-    longest = len(shown)
-    while wide > 1.001 * inches and longest > 4:
-        longest = min(longest - 1, int(longest * inches / wide))
-        shown = ellipsis(" ".join(text.split()), longest)
-        wide = inches_of(shown, size, weight)
-    return shown, size
+def compose(parts: Sequence[Part]) -> Figure:
+    """The page of `parts`, one below another."""
+    height = math.fsum(part.height for part in parts)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=Filling())
+    _stack(figure, parts, height)
+    return figure
 
 
-def inches_of(text: str, size: float, weight: str = "normal") -> float:
-    """How wide a text will be on the page."""
-    if not text.strip():
-        return 0.0
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans", weight=weight))
-    # Outlines of this font turn only at their vertices, whose extents are theirs at a tenth of the cost.
-    outline = path.vertices[path.codes != Path.CLOSEPOLY, 0]
-    return float(np.ptp(outline)) / 72.0 if outline.size else 0.0
+def _stack(figure: Figure | SubFigure, parts: Sequence[Part], height: float) -> None:
+    heights = [part.height for part in parts]
+    below = max(1e-3, height - math.fsum(heights))
+    places = figure.subfigures(len(parts) + 1, 1, squeeze=False, height_ratios=[*heights, below])[:, 0]
+    for part, place in zip(parts, places, strict=False):
+        part.draw(place)
+
+
+def side_by_side(columns: Sequence[Sequence[Part]], widths: Sequence[float] | None = None) -> Part:
+    """Columns of parts, as wide as each other or in the proportions `widths`."""
+    height = max(math.fsum(part.height for part in column) for column in columns)
+
+    def draw(figure: SubFigure) -> None:
+        places = figure.subfigures(1, len(columns), squeeze=False, width_ratios=widths)[0]
+        for column, place in zip(columns, places, strict=True):
+            _stack(place, column, height)
+
+    return Part(height, draw)
+
+
+def in_lines(parts: Sequence[Part], across: int) -> Part:
+    """Parts of one height in lines of `across`."""
+    return side_by_side([parts[place::across] for place in range(across)])
+
+
+def on_axes(height: float, label: str, draw: Callable[[Axes], object]) -> Part:
+    """A part of one axes, which is found again by its label."""
+    return Part(height, lambda figure: draw(figure.add_subplot(label=label)))
+
+
+def words(text: str, size: float, lines: int = 1, width: float = WIDTH, above: float = 0.05, **style: Any) -> Part:
+    """A text, as high as it needs, with an ellipsis where it needs more than `lines` lines.
+
+    Args:
+        text: any.
+        size: of the font, in points.
+        lines: at most.
+        width: of the part, in inches.
+        above: inches of white above the text.
+        style: further properties of a matplotlib text.
+    """
+    shown = _wrapped(text.replace("\n", " "), width - 2 * PAD, size, lines, style.get("weight", "normal"))
+    height = above + (shown.count("\n") + 1.1) * 1.25 * size / 72 if text else 1e-3
+    style = {"color": QUIET, "size": size, "va": "top", **style}
+    return Part(height, lambda figure: figure.text(PAD / width, 1.0 - above / height, shown, **style))
+
+
+def band(text: str) -> Part:
+    """A coloured band over the whole width with a text that must not be overlooked."""
+    colour = FALLBACK if text.startswith("FALLBACK") else REDUCED
+    said = words(text, 14.0, lines=3, above=0.12, weight="bold", color="#000000")
+
+    def draw(figure: SubFigure) -> None:
+        figure.set_facecolor(colour)
+        said.draw(figure)
+
+    return Part(said.height + 0.04, draw)
+
+
+def _wrapped(text: str, inches: float, size: float, lines: int, weight: str) -> str:
+    font = FontProperties(family="DejaVu Sans", weight=weight)
+    wide = TextPath((0, 0), text, size=size, prop=font).get_extents().width / 72 if text else 0.0
+    if wide <= inches:
+        return text
+    longest = max(6, int(0.93 * len(text) * inches / wide))
+    short = " ".join(ellipsis(word, longest - 2) for word in text.split(" "))
+    return textwrap.fill(short, longest, max_lines=lines, placeholder=" …")

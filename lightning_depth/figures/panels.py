@@ -4,8 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,7 @@ from lightning_depth.results import Declaration, Key, Reading
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One line: finite or NaN `values` (NaN leaves a gap) at `epochs`."""
 
     label: str
@@ -26,8 +24,7 @@ class Series:
     values: Array
 
 
-@dataclass(frozen=True)
-class Curves:
+class Curves(NamedTuple):
     """One panel of lines over epochs."""
 
     name: str
@@ -38,8 +35,7 @@ class Curves:
     from_zero: bool = False
 
 
-@dataclass(frozen=True)
-class Heatmap:
+class Heatmap(NamedTuple):
     """One panel of layers (rows, input first) over epochs (columns)."""
 
     name: str
@@ -52,8 +48,7 @@ class Heatmap:
     rows: str = "input  →  output"
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """One reading of one look."""
 
     name: str
@@ -62,8 +57,7 @@ class Number:
     value: float
 
 
-@dataclass(frozen=True)
-class Best:
+class Best(NamedTuple):
     """The epoch at which the held-out metric was lowest."""
 
     panel: str
@@ -71,11 +65,7 @@ class Best:
     value: float
 
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    "test": "test",
-}
+SPLITS = {"training": "train", "train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})[/_.-](.+)", re.IGNORECASE)
 SPLIT_LAST = re.compile(rf"(.+)[/_.-]({'|'.join(SPLITS)})", re.IGNORECASE)
 ACCURACY, ERROR = {"acc", "accuracy"}, {"err", "error"}  # metrics that are shares of samples
@@ -124,7 +114,7 @@ def _as_errors(series: Sequence[Series], of_accuracy: bool) -> tuple[Series, ...
     whole = 1.0 if finite.size == 0 or finite.max() <= 1.0 else 100.0
     shares = [one.values / whole for one in series]
     errors = [100.0 * (1.0 - share) if of_accuracy else 100.0 * share for share in shares]
-    return tuple(replace(one, values=values) for one, values in zip(series, errors, strict=True))
+    return tuple(one._replace(values=values) for one, values in zip(series, errors, strict=True))
 
 
 def panels_of_probes(
@@ -142,7 +132,7 @@ def panels_of_probes(
         for key in _shown(probe, mine, declared.get(probe)):
             panels.append(_panel(key, [reading for reading in mine if reading.key == key.name], once, classes))
     titles = Counter(panel.title for panel in panels)
-    return [replace(p, title=f"{p.title} ({p.name})") if titles[p.title] > 1 else p for p in panels]
+    return [p._replace(title=f"{p.title} ({p.name})") if titles[p.title] > 1 else p for p in panels]
 
 
 def _shown(probe: str, readings: Sequence[Reading], declared: Declaration | None) -> list[Key]:
@@ -164,7 +154,9 @@ def _panel(key: Key, readings: Sequence[Reading], once: bool, classes: int | Non
     """The panel of one key of one probe."""
     rows: dict[str, dict[int, float]] = {}
     for reading in readings:
-        rows.setdefault(_row(key, reading), {})[reading.epoch] = key.factor * reading.value
+        at = "" if reading.at is None else f"{key.at}={reading.at:g}" if key.at else f"{reading.at:g}"
+        row = ", ".join(part for part in (reading.layer, at) if part)
+        rows.setdefault(row, {})[reading.epoch] = key.factor * reading.value
     if len(rows) > 1:
         rows.pop("", None)
     probe, unit = readings[0].probe, key.unit.replace("_", " ")
@@ -176,12 +168,6 @@ def _panel(key: Key, readings: Sequence[Reading], once: bool, classes: int | Non
     if once:
         return Number(probe, title, unit, float(values[0, 0]))
     return Curves(probe, title, unit, (Series("", "", np.array(epochs, np.float64), values[0]),), False, key.from_zero)
-
-
-def _row(key: Key, reading: Reading) -> str:
-    """What a row is called: its layer, and its place on the probe's own axis."""
-    at = "" if reading.at is None else f"{key.at}={reading.at:g}" if key.at else f"{reading.at:g}"
-    return ", ".join(part for part in (reading.layer, at) if part)
 
 
 def _chance(key: Key, classes: int | None) -> float | None:

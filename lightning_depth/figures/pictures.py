@@ -1,26 +1,24 @@
 """The arrays that probes read, drawn: spectra over time, matrices, rows of images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from lightning_depth.figures.clustering import clustered_order
-from lightning_depth.figures.page import BELOW, TITLE, Page, draw_title, fit, inches_of
-from lightning_depth.figures.panels import sentence
-from lightning_depth.figures.scale import LOG_FROM, draw_log_ticks
-from lightning_depth.figures.style import DPI, FAINT, GAP, MARGIN, QUIET, STYLE, WIDTH
-from lightning_depth.figures.wording import ellipsis, short_names
-from lightning_depth.results import Arrays, Declaration, atomic_file
+from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side
+from lightning_depth.figures.panels import Array, sentence
+from lightning_depth.figures.style import GAP, QUIET, STYLE, draw_frame, draw_scale, is_wide
+from lightning_depth.figures.wording import ellipsis, evenly_spread, short_names
+from lightning_depth.results import ArrayKey, Arrays, Declaration, atomic_file
 
 TILES = 6  # as many layers of one kind are drawn, evenly spread over all
 LINES, ACROSS = 12, 16  # as many layers and images of a row of images
@@ -28,187 +26,129 @@ CLUSTERED = 512  # samples of a similarity matrix that are put in the order of a
 DARK = 1e-6  # a spectrum is drawn down to this share of its largest value
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Arrays with the title of their row."""
-
-    arrays: Arrays
-    title: str
-    clustered: bool
-
-    @classmethod
-    def of(cls, arrays: Arrays, declared: Declaration | None) -> "Shown":
-        """As the probe declares, or under the name of its key."""
-        known = next((one for one in declared.arrays if one.name == arrays.key), None) if declared else None
-        if declared is None or known is None:
-            return cls(arrays, sentence(f"{arrays.probe}: {arrays.key}"), False)
-        own = "" if declared.kind == arrays.probe else f" ({arrays.probe})"
-        return cls(arrays, known.title + own, known.clustered)
-
-    @property
-    def axes(self) -> int:
-        """The number of axes of each array."""
-        return next(array.ndim for of_layer in self.arrays.layers.values() for array in of_layer.values())
-
-
-@dataclass(frozen=True)
-class Row:
-    """A part of the page as wide as the page, `height` inches high with its title."""
-
-    height: float
-    draw: Callable[[Page, float], None]
-
-
-def rows_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) -> list[Row]:
-    """The parts of a page that show `pictures`, in their order, as their probes declare."""
-    makers = {1: _spectra, 2: _matrices, 3: _images}
-    every = [Shown.of(arrays, declared.get(arrays.probe)) for arrays in pictures]
-    return [makers[shown.axes](shown) for shown in every if shown.axes in makers]
-
-
 def draw_pictures(pictures: Sequence[Arrays], declared: Mapping[str, Declaration], target: Path) -> Path:
     """A PNG of `pictures` alone; it appears whole or not at all."""
-    rows = rows_of(pictures, declared)
     with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
-        total = math.fsum(row.height for row in rows) + 0.2
-        page = Page(Figure(figsize=(WIDTH, total), dpi=DPI), total)
-        top = 0.1
-        for row in rows:
-            row.draw(page, top)
-            top += row.height
-        page.figure.savefig(unfinished, format="png", dpi=DPI)
+        compose(parts_of(pictures, declared)).savefig(unfinished, format="png")
     return target
 
 
-def _some(names: Sequence[str], most: int) -> list[str]:
-    """`names`, or `most` of them, evenly spread, the first and the last among them."""
-    return [names[place] for place in _spread(len(names), most)]
+def parts_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) -> list[Part]:
+    """Titles and pictures of arrays of one, two and three axes, in their order, as their probes declare."""
+    makers = {1: _spectra, 2: _matrices, 3: _images}
+    parts: list[Part] = []
+    for arrays in pictures:
+        probe = declared.get(arrays.probe, Declaration(arrays.probe))
+        plain = ArrayKey(arrays.key, sentence(f"{arrays.probe}: {arrays.key}"))
+        known = next((key for key in probe.arrays if key.name == arrays.key), plain)
+        own = "" if known is plain or probe.kind == arrays.probe else f" ({arrays.probe})"
+        axes = next(array.ndim for of_layer in arrays.layers.values() for array in of_layer.values())
+        if axes in makers:
+            chosen, part = makers[axes](arrays, known.clustered)
+            title = f"{known.title}{own}{chosen}"
+            parts += [on_axes(0.42, f"{arrays.probe} title", partial(_draw_heading, title=title)), part]
+    return parts
 
 
-def _spread(number: int, most: int) -> list[int]:
-    """The places of at most `most` of `number` things."""
-    return [int(place) for place in np.unique(np.linspace(0, number - 1, min(most, number)).round())]
+def _draw_heading(ax: Axes, title: str) -> None:
+    """The title of a whole row, of an axes without anything else."""
+    ax.set(xticks=[], yticks=[], frame_on=False)
+    ax.set_title(ellipsis(title, 130), loc="left", pad=2, size=11.5, weight="bold")
+
+
+def _some(arrays: Arrays, most: int) -> tuple[list[str], str]:
+    """At most `most` layers, evenly spread, the first and the last among them, and what a title says of the choice."""
+    every = list(arrays.layers)
+    layers = [every[place] for place in evenly_spread(len(every), most)]
+    return layers, _choice(len(layers), len(every), "layers")
 
 
 def _choice(shown: int, of: int, what: str) -> str:
     return f" ({shown} of {of} {what})" if shown < of else ""
 
 
-def _spectra(shown: Shown) -> Row:
-    arrays = shown.arrays
-    layers = _some(list(arrays.layers), TILES)
-    height = 2.1
-
-    def draw(page: Page, top: float) -> None:
-        epochs = sorted({epoch for layer in layers for epoch in arrays.layers[layer]})
-        norm = Normalize(epochs[0], epochs[-1] if len(epochs) > 1 else epochs[0] + 1)
-        colour = colormaps["viridis"]
-        names = short_names(layers)
-        room = WIDTH - 2 * MARGIN - 0.8
-        slot = min(4.5, room / len(layers))
-        for index, layer in enumerate(layers):
-            ax = page.axes(MARGIN + 0.55 + index * slot, top + TITLE + 0.15, slot - 0.65, height, f"{arrays.probe}")
-            if index == 0:
-                draw_title(
-                    ax, shown.title + _choice(len(layers), len(arrays.layers), "layers"), 0.55, slot - 0.65, room
-                )
-            wide, drawn = _is_wide(arrays.layers[layer]), []
-            for epoch, values in arrays.layers[layer].items():
-                largest = _range(values)[1]
-                visible = np.where(values > DARK * largest, values, np.nan) if wide else values
-                drawn.append(visible)
-                marker = "." if values.size <= 30 else ""
-                ax.plot(np.arange(1, values.size + 1), visible, marker=marker, color=colour(norm(epoch)), linewidth=1.0)
-            if wide:
-                ax.set_yscale("log")
-                draw_log_ticks(ax.yaxis, np.concatenate(drawn))
-            if not any(np.isfinite(values).any() for values in arrays.layers[layer].values()):
-                ax.text(0.5, 0.5, "no number", transform=ax.transAxes, ha="center", va="center", color=QUIET)
-            name, size = fit(names[index], slot - 0.65, 8.0, 6.0)
-            ax.text(1.0, 1.01, name, transform=ax.transAxes, ha="right", va="bottom", size=size)
-            ax.grid(True, color=FAINT, linewidth=0.5)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.tick_params(length=2, labelsize=7.5)
-            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            most = max(2, *(values.size for values in arrays.layers[layer].values()))
-            ax.set_xlim(1 - 0.05 * most, 1.05 * most)
-            ax.set_xlabel("index", size=8.5)
-        if len(epochs) > 1:
-            bar = page.axes(
-                MARGIN + 0.55 + len(layers) * slot - 0.4, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} epochs"
-            )
-            scale = page.figure.colorbar(ScalarMappable(norm, "viridis"), cax=bar)
-            scale.outline.set_visible(False)
-            scale.locator = MaxNLocator(5, integer=True)
-            bar.set_ylabel("epoch", size=8.5)
-
-    return Row(height + TITLE + 0.15 + BELOW, draw)
+def _spectra(arrays: Arrays, _: bool) -> tuple[str, Part]:
+    layers, chosen = _some(arrays, TILES)
+    epochs = sorted({epoch for layer in layers for epoch in arrays.layers[layer]})
+    colours = ScalarMappable(Normalize(epochs[0], max(epochs[-1], epochs[0] + 1)), "viridis")
+    columns: list[list[Part]] = []
+    for layer, name in zip(layers, short_names(layers, 28), strict=True):
+        draw = partial(draw_spectrum, of_layer=arrays.layers[layer], name=name, colours=colours)
+        columns.append([on_axes(2.8, arrays.probe, draw)])
+    bar = on_axes(2.8, f"{arrays.probe} epochs", partial(_draw_epochs, colours=colours))
+    blank = max(0.01, 3.0 - len(layers))
+    return chosen, side_by_side([*columns, [bar] if len(epochs) > 1 else [], []], [*(1.0 for _ in layers), 0.4, blank])
 
 
-def _is_wide(of_layer: Mapping[int, NDArray[np.float64]]) -> bool:
-    """Whether a logarithmic scale is due: none negative (but for round-off), over more than a factor of LOG_FROM."""
-    values = np.concatenate(list(of_layer.values()))
-    low, high = _range(values)
-    positive = values[values > 0]
-    return positive.size > 0 and low >= -DARK * high and high > LOG_FROM * float(positive.min())
+def _draw_epochs(ax: Axes, colours: ScalarMappable) -> None:
+    ax.set_box_aspect(16)
+    ax.set_anchor("W")
+    bar = ax.figure.colorbar(colours, cax=ax, label="epoch", ticks=MaxNLocator(5, integer=True))
+    bar.outline.set_visible(False)
 
 
-def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The smallest and the largest number among the values, 0 and 0 where there is none."""
-    numbers = values[np.isfinite(values)]
-    return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+def draw_spectrum(ax: Axes, of_layer: Mapping[int, Array], name: str, colours: ScalarMappable) -> None:
+    """The values of one layer's spectrum in their order, a line an epoch in the colour of that epoch."""
+    finite = {epoch: np.where(np.isfinite(values), values, np.nan) for epoch, values in of_layer.items()}
+    largest = {epoch: np.nanmax(values, initial=0.0) for epoch, values in finite.items()}
+    visible = {epoch: np.where(values > DARK * largest[epoch], values, np.nan) for epoch, values in finite.items()}
+    values, drawn = (np.concatenate(list(lines.values())) for lines in (finite, visible))
+    # Zeros, and round-off below them, keep no spectrum from a logarithmic scale.
+    wide = is_wide(drawn) and bool(np.nanmin(values) >= -DARK * max(largest.values()))
+    for epoch, line in (visible if wide else of_layer).items():
+        marker = "." if line.size <= 30 else ""
+        ax.plot(np.arange(1, line.size + 1), line, marker=marker, color=colours.to_rgba(np.array(epoch)), linewidth=1.0)
+    draw_scale(ax, "y", drawn, wide)
+    if np.isnan(values).all():
+        ax.text(0.5, 0.5, "no number", transform=ax.transAxes, ha="center", va="center", color=QUIET)
+    draw_frame(ax)
+    ax.set_title(name, loc="right", size=8.0)
+    ax.tick_params(labelsize=7.5)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.set_xlabel("index")
 
 
-def _matrices(shown: Shown) -> Row:
-    arrays = shown.arrays
-    height = 2.7
-    longest = max((inches_of(n, 7.0) for names in arrays.names.values() for n in short_names(names)), default=0.0)
-    before = 0.3 + longest
-    slot = before + height + 0.7
-    fitting = max(1, int((WIDTH - 2 * MARGIN) / slot))
-    over_time = max(len(_first_and_last(of_layer)) for of_layer in arrays.layers.values())
-    layers = _some(list(arrays.layers), max(1, fitting // over_time))
-    looks = [(layer, epoch) for layer in layers for epoch in _first_and_last(arrays.layers[layer])][-fitting:]
-
-    def draw(page: Page, top: float) -> None:
-        for index, (layer, epoch) in enumerate(looks):
-            values = _ordered(shown, layer, epoch)
-            left = MARGIN + index * slot + before
-            ax = page.axes(left, top + TITLE + 0.15, height, height, f"{arrays.probe}")
-            if index == 0:
-                title = shown.title + _choice(len(layers), len(arrays.layers), "layers")
-                draw_title(ax, title, before, height, WIDTH - 2 * MARGIN)
-            low, high = _range(values)
-            colours = Normalize(min(0.0, low), max(1.0, high))
-            image = ax.imshow(
-                np.ma.masked_invalid(values),
-                norm=colours,
-                aspect="equal" if values.shape[0] == values.shape[1] else "auto",
-                interpolation="nearest",
-            )
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_locator(MaxNLocator(6, integer=True))
-            ax.set_facecolor(GAP)
-            names = arrays.names[layer]
-            if names:
-                kept = range(0, len(names), math.ceil(len(names) / 24))
-                short = short_names(names)
-                ax.set_yticks(kept, [short[k] for k in kept], size=7.0)
-                ax.set_xticks([])
-            ax.tick_params(length=2, labelsize=7.0)
-            ax.spines[:].set_visible(False)
-            ax.set_xlabel(f"{ellipsis(layer, 34)}  epoch {epoch}".strip(), size=8.5)
-            bar = page.axes(left + height + 0.08, top + TITLE + 0.15, 0.12, height, f"{arrays.probe} colours")
-            page.figure.colorbar(image, cax=bar).outline.set_visible(False)
-            bar.tick_params(length=2, labelsize=7.0)
-
-    return Row(height + TITLE + 0.15 + 0.5, draw)
+def _matrices(arrays: Arrays, clustered: bool) -> tuple[str, Part]:
+    """Matrices of each layer at the first and the last epoch; as many layers as there is room for."""
+    longest = max((len(name) for names in arrays.names.values() for name in short_names(names)), default=0)
+    across = 4 if longest <= 12 else 3
+    first_and_last = {layer: sorted({min(looks), max(looks)}) for layer, looks in arrays.layers.items()}
+    layers, chosen = _some(arrays, max(1, across // max(map(len, first_and_last.values()))))
+    parts = []
+    for layer, epoch in ((name, look) for name in layers for look in first_and_last[name]):
+        values = arrays.layers[layer][epoch]
+        values = _clustered(values) if clustered else values
+        caption = f"{ellipsis(layer, 34)}  epoch {epoch}".strip()
+        draw = partial(draw_matrix, values=values, names=arrays.names[layer], caption=caption)
+        parts.append(on_axes(3.2, arrays.probe, draw))
+    return chosen, in_lines(parts, across)
 
 
-def _ordered(shown: Shown, layer: str, epoch: int) -> NDArray[np.float64]:
-    """The matrix as it is shown: similarities of samples in the order of their clustering."""
-    values = shown.arrays.layers[layer][epoch]
-    if not shown.clustered or len(values) > CLUSTERED:
+def draw_matrix(ax: Axes, values: Array, names: Sequence[str], caption: str) -> None:
+    """A matrix in colours that hold 0 and 1, with the names of its rows, if it has any, a colour bar and a caption."""
+    shown = np.ma.masked_invalid(values)
+    norm = Normalize(np.min(shown.compressed(), initial=0.0), np.max(shown.compressed(), initial=1.0))
+    image = ax.imshow(shown, norm=norm, aspect="auto")
+    ax.set_box_aspect(1)
+    ax.set_anchor("W")
+    ax.set_facecolor(GAP)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True))
+    if names:
+        named, short = range(0, len(names), math.ceil(len(names) / 20)), short_names(names)
+        ax.set_yticks(named, [short[row] for row in named])
+        ax.set_xticks([])
+    ax.set_xlabel(caption, size=8.5)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.03, 0.0, 0.045, 1.0)))
+    bar.outline.set_visible(False)
+    for own in (ax, bar.ax):
+        own.tick_params(length=2, labelsize=7.0)
+
+
+def _clustered(values: Array) -> Array:
+    """Similarities of samples in the order of their clustering."""
+    if len(values) > CLUSTERED:
         return values
     try:
         order = clustered_order(values)
@@ -217,39 +157,40 @@ def _ordered(shown: Shown, layer: str, epoch: int) -> NDArray[np.float64]:
     return values[np.ix_(order, order)]
 
 
-def _first_and_last(of_layer: Mapping[int, NDArray[np.float64]]) -> list[int]:
-    return sorted({min(of_layer), max(of_layer)})
-
-
-def _images(shown: Shown) -> Row:
-    arrays = shown.arrays
-    layers = _some(list(arrays.layers), LINES)
+def _images(arrays: Arrays, _: bool) -> tuple[str, Part]:
+    """Images of each layer at its last epoch."""
+    layers, chosen = _some(arrays, LINES)
+    last = {name: arrays.layers[name][max(arrays.layers[name])] for name in layers}
+    number = max(map(len, last.values()))
+    places = evenly_spread(number, ACROSS)
+    chosen += _choice(len(places), number, "images")
+    names = next((names for names in arrays.names.values() if names), [])
+    draw = partial(draw_images, images=last, places=places, names=names)
+    height = 0.3 + 0.2 * bool(names) + len(layers) * min(1.0, 14.4 / max(len(places), 1))
     epoch = max(epoch for layer in layers for epoch in arrays.layers[layer])
-    last = {layer: arrays.layers[layer][max(arrays.layers[layer])] for layer in layers}
-    number = max(len(images) for images in last.values())
-    places = _spread(number, ACROSS)
-    name_room = 0.15 + max(inches_of(name, 8.0) for name in short_names(layers))
-    size = min(1.0, (WIDTH - 2 * MARGIN - name_room) / max(len(places), 1))
+    return f"{chosen}, epoch {epoch}", on_axes(height, arrays.probe, draw)
+
+
+def draw_images(ax: Axes, images: Mapping[str, Array], places: Sequence[int], names: Sequence[str]) -> None:
+    """Rows of images, one a layer, from the upper left corner; each image has its own range of grey.
+
+    Args:
+        ax: that is filled.
+        images: layer -> number x height x width.
+        places: which of each layer's images are shown.
+        names: of the images; empty: they have none.
+    """
+    ax.set(aspect="equal", anchor="NW")
     grey = colormaps["gray"].with_extremes(bad=GAP)
-    labels = next((names for names in arrays.names.values() if names), [])
-    caption = 0.2 if labels else 0.0
-
-    def draw(page: Page, top: float) -> None:
-        names = short_names(layers)
-        chosen = _choice(len(layers), len(arrays.layers), "layers") + _choice(len(places), number, "images")
-        page.text(MARGIN, top + 0.12, f"{shown.title}{chosen}, epoch {epoch}", size=11.5, weight="bold")
-        for line, layer in enumerate(layers):
-            upper = top + TITLE + caption + line * size
-            page.text(MARGIN, upper + size / 2, names[line], size=8.0, va="center")
-            for place, which in enumerate(places):
-                if which >= len(last[layer]):
-                    break
-                image = last[layer][which]
-                left = MARGIN + name_room + place * size
-                ax = page.axes(left, upper, size - 0.05, size - 0.05, f"{arrays.probe} {layer}")
-                ax.imshow(np.ma.masked_invalid(image), cmap=grey, interpolation="nearest")
-                ax.set_axis_off()
-                if line == 0 and which < len(labels):
-                    page.text(left + size / 2, upper - 0.18, labels[which], size=7.5, color=QUIET, ha="center")
-
-    return Row(len(layers) * size + TITLE + caption + 0.25, draw)
+    for line, of_layer in enumerate(images.values()):
+        for place, image in enumerate(of_layer[which] for which in places if which < len(of_layer)):
+            height, width = 0.48 * np.array(image.shape) / max(image.shape)
+            extent = (place + 0.5 - width, place + 0.5 + width, line + 0.5 + height, line + 0.5 - height)
+            ax.imshow(np.ma.masked_invalid(image), cmap=grey, extent=extent)
+    ax.set_xlim(0, max(len(places), 1))
+    ax.set_ylim(len(images), 0)
+    ax.set_yticks(np.arange(len(images)) + 0.5, short_names(list(images)), size=8.0)
+    captions = {place + 0.5: ellipsis(names[which], 12) for place, which in enumerate(places) if which < len(names)}
+    ax.set_xticks(list(captions), list(captions.values()), size=7.5)
+    ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.spines[:].set_visible(False)

@@ -7,24 +7,12 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_depth.errors import UserError
-from lightning_depth.figures.page import Page, fit
-from lightning_depth.figures.scale import draw_log_ticks, is_wide
-from lightning_depth.figures.style import (
-    ALARM,
-    DPI,
-    FAINT,
-    FALLBACK,
-    INK,
-    MARGIN,
-    QUIET,
-    STYLE,
-    TRAIN,
-    VALIDATION,
-    WIDTH,
-)
+from lightning_depth.figures import style
+from lightning_depth.figures.page import band, compose, on_axes, words
 from lightning_depth.figures.wording import number
 from lightning_depth.results import TRIALS, Table, atomic_file
 
@@ -76,74 +64,60 @@ def draw_tuning(directory: Path) -> Path:
     rows = Table(path).rows()
     if not rows:
         raise UserError(f"{path} has no row yet.")
-    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
-        draw(rows).savefig(unfinished, format="png", dpi=DPI)
+    with mpl.rc_context(style.STYLE), atomic_file(target) as unfinished:
+        draw(rows).savefig(unfinished, format="png")
     return target
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The picture of the rows of a table."""
     trials = trials_of(rows)
-    key, data = str(rows[0]["key"]), next((str(row["data"]) for row in rows if row["data"]), "")
-    metric = next((str(row["metric"]) for row in rows if row["metric"]), "metric")
-    best = best_of(trials, next((str(row["direction"]) for row in rows if row["direction"]), "max"))
-    band = 0.42 if data.startswith("FALLBACK") else 0.0
-    height = 5.6 + band
-    page = Page(Figure(figsize=(WIDTH, height), dpi=DPI), height)
-    if band:
-        page.band(0.0, band, f"{data.split(':')[0].replace('FALLBACK', 'FALLBACK DATA:')}", FALLBACK)
-    folds = max(len(trial.results) for trial in trials)
-    title, size = fit(f"{metric} against {key}", WIDTH - 2 * MARGIN, 14.0, 9.0, "bold")
-    page.text(MARGIN, band + 0.2, title, size=size, weight="bold")
+    metric, direction, data = (_first(rows, column) for column in ("metric", "direction", "data"))
+    key, metric = str(rows[0]["key"]), metric or "metric"
+    best = best_of(trials, direction or "max")
     lost = sum(trial.diverged for trial in trials)
     said = [
+        *([f"best {number(best.value)}: {number(best.mean)}"] if best else []),
         f"{len(trials)} trials",
-        f"{folds} folds",
+        f"{max(len(trial.results) for trial in trials)} folds",
         *([f"{lost} diverged"] if lost else []),
         *([data] if data else []),
     ]
-    if best is not None:
-        said.insert(0, f"best {number(best.value)}: {number(best.mean)}")
-    shown, size = fit("  ·  ".join(said), WIDTH - 2 * MARGIN, 9.0, 7.0)
-    page.text(MARGIN, band + 0.52, shown, size=size, color=QUIET)
 
-    ax = page.axes(MARGIN + 0.5, band + 0.95, WIDTH - 2 * MARGIN - 0.5, 3.9, metric)
-    ax.grid(True, color=FAINT, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    values = np.array([trial.value for trial in trials])
-    if is_wide(values):
-        ax.set_xscale("log")
-        draw_log_ticks(ax.xaxis, values)
-    good = [trial for trial in trials if not trial.diverged]
-    results = np.array([result for trial in good for result in trial.results])
-    if results.size and is_wide(results):
-        ax.set_yscale("log")
-        draw_log_ticks(ax.yaxis, results)
-    at = [trial.value for trial in good for _ in trial.results]
-    ax.plot(at, results, "o", color=TRAIN, markersize=3.5, alpha=0.6, label="a fold", linestyle="none")
-    ordered = sorted(good, key=lambda trial: trial.value)
-    ax.plot(
-        [trial.value for trial in ordered],
-        [trial.mean for trial in ordered],
-        "-o",
-        color=INK,
-        linewidth=0.8,
-        markersize=5,
-        label="mean over the folds",
-    )
+    def plot(ax: Axes) -> None:
+        draw_trials(ax, trials, best)
+        ax.set(xlabel=key, ylabel=metric)
+
+    warning = data.split(":")[0].replace("FALLBACK", "FALLBACK DATA:")
+    bands = [band(warning)] if data.startswith("FALLBACK") else []
+    title = words(f"{metric} against {key}", 14.0, above=0.2, weight="bold", color=style.INK)
+    return compose([*bands, title, words("  ·  ".join(said), 9.0, lines=2), on_axes(4.6, metric, plot)])
+
+
+def _first(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """What the first row says that says anything in this column."""
+    return next((str(row[column]) for row in rows if row[column]), "")
+
+
+def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
+    """Every fold, the mean of every trial, the best, and what diverged, over the values that were tried."""
+    style.draw_frame(ax)
+    good = sorted((trial for trial in trials if not trial.diverged), key=lambda trial: trial.value)
+    values, results = np.array([t.value for t in trials]), np.array([r for t in good for r in t.results])
+    style.draw_scale(ax, "x", values, style.is_wide(values))
+    style.draw_scale(ax, "y", results, style.is_wide(results))
+    folds = [trial.value for trial in good for _ in trial.results]
+    ax.plot(folds, results, "o", color=style.TRAIN, markersize=3.5, alpha=0.6, label="a fold", linestyle="none")
+    means = [trial.mean for trial in good]
+    own: Any = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
+    ax.plot([trial.value for trial in good], means, "-o", **own)
     if best is not None:
-        ax.plot([best.value], [best.mean], "o", color="white", markeredgecolor=VALIDATION, markersize=10, zorder=4)
-        ax.axvline(best.value, color=VALIDATION, linewidth=0.8, linestyle=(0, (4, 3)), label=f"best: {best.value:g}")
-    for index, trial in enumerate(trial for trial in trials if trial.diverged):
         ax.plot(
-            [trial.value],
-            [0.02],
-            "x",
-            color=ALARM,
-            transform=ax.get_xaxis_transform(),
-            label="diverged" if index == 0 else "_",
+            [best.value], [best.mean], "o", color="white", markeredgecolor=style.VALIDATION, markersize=10, zorder=4
         )
-    ax.set_xlabel(key, size=9)
-    ax.set_ylabel(metric, size=9)
-    ax.legend(frameon=False, fontsize=8.5, loc="best")
-    return page.figure
+        ax.axvline(best.value, color=style.VALIDATION, label=f"best: {best.value:g}", **style.DASHED)
+    lost = [trial.value for trial in trials if trial.diverged]
+    if lost:
+        low = ax.get_xaxis_transform()
+        ax.plot(lost, [0.02] * len(lost), "x", color=style.ALARM, transform=low, label="diverged", linestyle="none")
+    ax.legend(loc="best")

@@ -6,13 +6,15 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_depth.figures.panels import Best, Curves, Heatmap, section, split_and_metric
-from lightning_depth.figures.style import FALLBACK, REDUCED, TRAIN, VALIDATION
 from lightning_depth.results import METRICS, READINGS
 
 INPUT = "input"  # the layer under which a probe writes what the network is given
@@ -44,6 +46,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def evenly_spread(number: int, most: int) -> list[int]:
+    """The places of at most `most` of `number` things, the first and the last among them.
+
+    >>> evenly_spread(9, 3), evenly_spread(2, 3)
+    ([0, 4, 8], [0, 1])
+    """
+    return [int(place) for place in np.unique(np.linspace(0, number - 1, min(most, number)).round())]
 
 
 def is_percent(panel: Curves | Heatmap) -> bool:
@@ -83,12 +94,8 @@ def _shared_modules(layers: Sequence[str]) -> int:
     >>> _shared_modules(["net.body.stem", "net.body.head"]), _shared_modules(["net.stem", "net.input"])
     (9, 0)
     """
-    parts = [layer.split(".")[:-1] for layer in layers]
-    alike = 0
-    for modules in zip(*parts, strict=False):
-        if len(set(modules)) > 1:
-            break
-        alike += len(modules[0]) + 1
+    modules = zip(*(layer.split(".")[:-1] for layer in layers), strict=False)
+    alike = sum(len(same[0]) + 1 for same in takewhile(lambda names: len(set(names)) == 1, modules))
     return 0 if any(layer[alike:] == INPUT for layer in layers) else alike
 
 
@@ -111,99 +118,86 @@ def ellipsis(text: str, longest: int) -> str:
     return f"{text[: longest - 1 - tail]}…{text[-tail:]}"
 
 
+def _joined(parts: Iterable[object]) -> str:
+    """What there is to say, on one line."""
+    return "  ·  ".join(" ".join(str(part).split()) for part in parts if part)
+
+
 def description(summary: Mapping[str, Any]) -> str:
     """Model · data · seed, as far as the summary knows them."""
-    data = section(summary, "data")
-    parameters = summary.get("parameters")
-    said: list[str] = []
-    if summary.get("model"):
-        said.append(str(summary["model"]))
-    if isinstance(parameters, int) and "parameters" not in " ".join(said):
-        said.append(f"{parameters / 1e6:.3g} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters")
+    data, model = section(summary, "data"), str(summary.get("model") or "")
+    parameters, samples = summary.get("parameters"), data.get("train_size")
+    source = data.get("source")
     if data.get("name") and data.get("kind"):
-        said.append(f"{data['name']} ({data['kind']})")  # the footer has the whole source
-    elif data.get("source"):
-        said.append(str(data["source"]))
-    if isinstance(data.get("train_size"), int):
-        said.append(f"{data['train_size']:,} training sample{'s' * (data['train_size'] != 1)}")
-    if summary.get("seed") is not None:
-        said.append(f"seed {summary['seed']}")
-    return "  ·  ".join(said)
+        source = f"{data['name']} ({data['kind']})"  # the footer has the whole source
+    count = ""
+    if isinstance(parameters, int) and "parameters" not in model:
+        count = f"{parameters / 1e6:.3g} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters"
+    trained = f"{samples:,} training sample{'s' * (samples != 1)}" if isinstance(samples, int) else ""
+    return _joined([model, count, source, trained, _named(summary, "seed")])
 
 
-def warning_bands(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What must not be overlooked, each with its colour."""
-    data = section(summary, "data")
-    bands = []
+def _named(summary: Mapping[str, Any], key: str) -> str:
+    """A setting with its name; of a list, all entries."""
+    value = summary.get(key)
+    listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return "" if value in (None, []) else f"{key} {listed}"
+
+
+def warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What must not be overlooked."""
+    data, found = section(summary, "data"), []
     if data.get("fallback"):
         wanted = f", not {data['requested']}" if data.get("requested") else ""
-        bands.append(
-            (f"FALLBACK DATA: {data.get('name') or data.get('source') or 'another data set'}{wanted}", FALLBACK)
-        )
+        name = data.get("name") or data.get("source") or "another data set"
+        found.append(f"FALLBACK DATA: {name}{wanted}")
     if summary.get("reduced"):
-        bands.append((f"REDUCED SETTING: {summary['reduced']}", REDUCED))
-    return bands
+        found.append(f"REDUCED SETTING: {summary['reduced']}")
+    return found
 
 
 def state(summary: Mapping[str, Any], last: float | None) -> str:
     """How the run ended, or how far it is: status · last epoch · duration."""
-    said = []
-    if summary.get("status"):
-        said.append(" ".join(str(summary["status"]).split()))
-    if last is not None:
-        said.append(f"last epoch {last:g}")
-    if isinstance(summary.get("seconds"), int | float) and math.isfinite(summary["seconds"]):
-        said.append(duration(float(summary["seconds"])))
-    return "  ·  ".join(said)
+    seconds = summary.get("seconds")
+    lasted = duration(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else ""
+    return _joined([summary.get("status"), "" if last is None else f"last epoch {last:g}", lasted])
 
 
 def headlines(
     panels: Sequence[Curves], best: Best | None, summary: Mapping[str, Any], held_out: str
 ) -> list[tuple[str, str, str]]:
-    """The results in large type: (number, caption, colour)."""
+    """The results in large type: (number, caption, split)."""
     shown: list[tuple[str, str, str]] = []
     panel = next((p for p in panels if best is not None and p.name == best.panel), None)
     if panel is not None and best is not None:
         noun = "error" if is_percent(panel) else panel.unit
+        names = {"train": "training", "val": held_out}
         for series in panel.series:
-            if series.split in ("train", "val") and series.values.size:
-                colour, name = (TRAIN, "training") if series.split == "train" else (VALIDATION, held_out)
-                shown.append((with_unit(panel, series.values[-1]), f"final {name} {noun}", colour))
-        shown.append((with_unit(panel, best.value), f"best {held_out} {noun}, epoch {best.epoch:g}", VALIDATION))
-        return shown
+            if series.split in names and series.values.size:
+                shown.append((with_unit(panel, series.values[-1]), f"final {names[series.split]} {noun}", series.split))
+        return [*shown, (with_unit(panel, best.value), f"best {held_out} {noun}, epoch {best.epoch:g}", "val")]
     for when in ("final", "best"):
         for key, value in section(summary, when).items():
-            split, metric = split_and_metric(str(key))
-            if split == "val" and metric == "acc" and isinstance(value, int | float):
-                shown.append((f"{100.0 * (1.0 - value):.1f} %", f"{when} {held_out} error", VALIDATION))
+            if split_and_metric(str(key)) == ("val", "acc") and isinstance(value, int | float):
+                shown.append((f"{100.0 * (1.0 - value):.1f} %", f"{when} {held_out} error", "val"))
     return shown
-
-
-def _listed(value: object) -> str:
-    """A value, or those of a list, as a sentence has them."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def provenance(directory: Path, summary: Mapping[str, Any], undrawn: int) -> str:
     """Where the numbers come from: commit · config · seed · data · versions · date."""
-    data = section(summary, "data")
-    said: list[str] = []
-    if summary.get("git_commit"):
-        said.append("commit " + re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", str(summary["git_commit"])))
-    for key in ("config", "seed"):
-        if summary.get(key) not in (None, []):
-            said.append(f"{key} {_listed(summary[key])}")
-    if data.get("source"):
-        on = f", validated on {data['validation']}" if data.get("validation") else ""
-        said.append(f"data {data['source']}{on}")
-    versions = summary.get("versions")
+    data, versions = section(summary, "data"), summary.get("versions")
+    commit = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", str(summary.get("git_commit") or ""))
     if isinstance(versions, Mapping):
-        said.append(", ".join(f"{name} {version}" for name, version in versions.items()))
-    elif versions:
-        said.append(str(versions))
+        versions = ", ".join(f"{name} {version}" for name, version in versions.items())
     tables = [path for name in (METRICS, READINGS) if (path := directory / name).exists()]
     written = datetime.fromtimestamp(max(path.stat().st_mtime for path in tables))
-    said.append(str(summary["date"]) if summary.get("date") else f"tables of {written:%Y-%m-%d %H:%M}")
-    if undrawn:
-        said.append(f"{undrawn} more metrics in {METRICS} are not drawn")
-    return "  ·  ".join(" ".join(text.split()) for text in said)
+    on = f", validated on {data['validation']}" if data.get("validation") else ""
+    said = [
+        commit and f"commit {commit}",
+        *(_named(summary, key) for key in ("config", "seed")),
+        f"data {data['source']}{on}" if data.get("source") else "",
+        versions,
+        summary.get("date") or f"tables of {written:%Y-%m-%d %H:%M}",
+        f"{undrawn} more metrics in {METRICS} are not drawn" if undrawn else "",
+    ]
+    return _joined(said)

@@ -14,17 +14,20 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+from matplotlib.colors import LogNorm, to_hex
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from lightning_depth import results
 from lightning_depth.errors import UserError
+from lightning_depth.figures import page as page_module
 from lightning_depth.figures import report as report_module
 from lightning_depth.figures.curves import _limit_y
 from lightning_depth.figures.report import draw, report
+from lightning_depth.figures.style import FALLBACK, REDUCED, draw_scale
 from lightning_depth.figures.wording import short_names
+from tests.figures.seen import cut_off, lay_out, overlaps
 from tests.table_of_probes import SHELF
 
 SUMMARY: dict[str, Any] = {
@@ -135,12 +138,6 @@ def line(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(found.get_xdata()), np.asarray(found.get_ydata())
 
 
-def lay_out(figure: Figure) -> None:
-    """Place every tick and text as drawing would, without painting a pixel."""
-    FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
-
-
 def words(figure: Figure) -> str:
     """Every text on the page, titles, labels and ticks included."""
     lay_out(figure)
@@ -155,30 +152,6 @@ def image(ax: Axes) -> np.ma.MaskedArray:
 def column(path: Path, name: str) -> list[float]:
     with path.open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
-
-
-def overlaps(figure: Figure) -> list[tuple[str, str]]:
-    """Pairs of visible texts whose boxes cross by more than a pixel."""
-    lay_out(figure)
-    unseen = set()
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-                if not low <= tick.get_loc() <= high:  # kept by matplotlib, never drawn
-                    unseen |= {tick.label1, tick.label2}
-    seen = []
-    for text in figure.findobj(lambda a: hasattr(a, "get_text")):
-        if text not in unseen and text.get_visible() and text.get_text().strip():
-            seen.append((text.get_text(), text.get_window_extent()))
-    crossing = []
-    for i, (one, a) in enumerate(seen):
-        for other, b in seen[i + 1 :]:
-            wide = min(a.x1, b.x1) - max(a.x0, b.x0)
-            high = min(a.y1, b.y1) - max(a.y0, b.y0)
-            if wide > 1.5 and high > 1.5:
-                crossing.append((one, other))
-    return crossing
 
 
 def with_data(**changes: Any) -> dict[str, Any]:
@@ -274,7 +247,7 @@ def test_figures_read_tables_and_never_train() -> None:
 def test_the_users_matplotlib_settings_neither_change_nor_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_module, "DPI", 50)
+    monkeypatch.setattr(page_module, "DPI", 50)
     run_of(tmp_path, STAGES, epochs=2)
     plain = report(tmp_path).read_bytes()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "black", "text.color": "red"}):
@@ -413,6 +386,7 @@ def test_heatmap_is_the_pivot_of_the_readings(request: pytest.FixtureRequest, ru
     assert names[-1] == "fc"
     assert len(names) == min(len(layers), 24)
     assert overlaps(figure) == []
+    assert cut_off(figure) == []
 
 
 def test_fifty_three_layers_fit_the_page(resnet50: Drawn) -> None:
@@ -529,6 +503,33 @@ def test_long_names_stay_apart(tmp_path: Path) -> None:
     assert max(map(len, names)) <= 34
     assert names[-2:] == ["$x_1$", "head"]
     assert overlaps(figure) == []
+    assert cut_off(figure) == []
+
+
+LONG = "a very long title of a panel that goes on about relative distances of tensors from where they started, in norm"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 40])
+def test_a_crowded_page_overlaps_and_cuts_nothing(tmp_path: Path, epochs: int) -> None:
+    metrics = ["train/loss", "val/loss", "val/acc", f"val/{LONG}", "x" * 90, "a", "b", "c", "d", f"{'w' * 40}/loss"]
+    rows = [
+        [e, 10 / e, 11 / e, e / 50, 10.0**e if e < 9 else "nan", 5, 1e9 * e, -e, 1, 2, 10 / e] for e in range(1, 41)
+    ]
+    write(tmp_path / "metrics.csv", ["epoch", *metrics], rows[:epochs])
+    deep = [f"backbone.encoder.block.{i}.attention.query_projection.weight" for i in range(60)]
+    probes = {LONG: deep, "some": deep[:2], "y" * 80: ["", ""], "operator_norm": deep, "collapse": STAGES}
+    read = [
+        [epoch, probe, layer, "norm", "nan" if 9 < index < 12 and epoch > 1 else 1.3**index * epoch]
+        for epoch in range(1, epochs + 1)
+        for probe, layers in probes.items()
+        for index, layer in enumerate(layers)
+    ]
+    write(tmp_path / "readings.csv", READINGS, read)
+    long = {"run": "a_long_name_" * 12, "status": f"diverged: {LONG} " * 3, "reduced": LONG * 3, "model": LONG * 2}
+    figure = draw(tmp_path, with_data(fallback=True, source=LONG * 3) | long)
+    assert len(panels(figure)) >= (11 if epochs == 1 else 12)
+    assert overlaps(figure) == []
+    assert cut_off(figure) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ the words
@@ -555,17 +556,19 @@ def test_header_and_footer_say_what_ran(resnet18: Drawn) -> None:
 def test_configs_are_named_as_a_sentence_has_them(tmp_path: Path, config: object, said: str) -> None:
     write(tmp_path / "metrics.csv", ["epoch", "train/loss"], [])
     figure = draw(tmp_path, {"config": config, "seed": 0})
-    assert any(text.get_text().startswith(f"{said}  ·  seed 0") for text in figure.texts)
+    assert any(text.get_text().startswith(f"{said}  ·  seed 0") for text in figure.findobj(Text))
 
 
 def test_fallback_and_reduced_runs_say_so_loudly(tiny: Path) -> None:
     summary = with_data(fallback=True, source="embedded MNIST digits") | {"reduced": "3 of 200 epochs"}
     figure = draw(tiny, summary)
-    bands = {text.get_text(): text for text in figure.texts}
+    bands = {text.get_text(): text for text in figure.findobj(Text)}
     assert bands["FALLBACK DATA: embedded MNIST digits, not CIFAR10"].get_weight() == "bold"
     assert "REDUCED SETTING: 3 of 200 epochs" in bands
-    assert [patch.get_width() for patch in figure.artists] == [1, 1]
+    coloured = [part for part in figure.findobj(SubFigure) if to_hex(part.get_facecolor()) in (FALLBACK, REDUCED)]
+    assert [part.bbox.width for part in coloured] == [figure.bbox.width] * 2
     assert overlaps(figure) == []
+    assert cut_off(figure) == []
 
 
 def test_summary_is_read_from_the_directory_where_none_is_given(tmp_path: Path) -> None:
@@ -600,6 +603,7 @@ def test_one_epoch_and_five_hundred(tmp_path: Path, epochs: int) -> None:
     else:
         assert image(norms).shape == (len(RESNET18), epochs)
     assert overlaps(figure) == []
+    assert cut_off(figure) == []
 
 
 def test_a_run_of_nothing_but_nan_still_has_a_page(tmp_path: Path) -> None:
@@ -652,7 +656,9 @@ def test_a_directory_without_tables_is_a_mistake(tmp_path: Path) -> None:
 
 def test_the_last_digits_of_a_constant_are_no_course():
     ax = Figure().subplots()
-    _limit_y(ax, np.array([1.0, 1.00001, 1.000005]), logarithmic=False, from_zero=False, headroom=0.06)
+    values = np.array([1.0, 1.00001, 1.000005])
+    draw_scale(ax, "y", values, logarithmic=False)
+    _limit_y(ax, values, from_zero=False)
     low, high = ax.get_ylim()
     assert high - low > 1e-3
     assert low < 1.0 < 1.00001 < high
