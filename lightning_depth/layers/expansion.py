@@ -206,34 +206,6 @@ def collapse(net: nn.Module) -> nn.Module:
     return collapsed
 
 
-def in_sequence(layer: ExpandedLayer) -> nn.Sequential:
-    """An expanded layer written out as `factor` layers that run one after the other, as in huh2021 Fig. 8: copies.
-
-    The first has the kernel with its padding, stride and dilation, the last has the bias. Padding is of the input
-    alone, so the sequence is the layer itself at the borders too, in every padding mode.
-    """
-    layers: list[nn.Module] = []
-    weights = [weight.detach().clone() for weight in layer.factors()]
-    for i, weight in enumerate(weights):
-        last = i == len(weights) - 1
-        part: Any
-        if isinstance(layer, ExpandedLinear):
-            part = nn.Linear(weight.shape[1], weight.shape[0], bias=last and layer.bias is not None)
-        else:
-            assert isinstance(layer, ExpandedConv1d | ExpandedConv2d | ExpandedPointwiseConv2d)
-            kind: Any = layer.plain
-            same = {"groups": layer.groups, "bias": last and layer.bias is not None}
-            names = ("stride", "padding", "dilation", "padding_mode")
-            own = {name: getattr(layer, name) for name in names} if i == 0 else {}
-            part = kind(weight.shape[1] * layer.groups, weight.shape[0], tuple(weight.shape[2:]), **same, **own)
-        part.to(weight.device, weight.dtype)
-        part.weight.data = weight
-        if part.bias is not None:
-            part.bias.data = layer.get_parameter("bias").detach().clone()
-        layers.append(part)
-    return nn.Sequential(*layers)
-
-
 def _layers(net: nn.Module, which: Sequence[Kind]) -> Iterator[tuple[str, Any]]:
     """The layers to expand, by name; those that another class of layer may run differently are named in a warning."""
     kinds = {"linear": (nn.Linear,), "conv": (nn.Conv1d, nn.Conv2d)}

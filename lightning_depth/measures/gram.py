@@ -33,7 +33,7 @@ def _rows(features: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
 def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
     r"""The p x p matrix of cosine similarities, K = F F^T with F the flattened features in rows of unit norm.
 
-    A zero feature has similarity 0 to everything, itself included. Slow and obvious: O(p^2 d).
+    A zero feature has similarity 0 to everything, itself included. Cost O(p^2 d).
 
     Raises ValueError for NaN or infinity.
 
@@ -42,21 +42,6 @@ def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
             [0.6000, 1.0000]], dtype=torch.float64)
     """
     rows = normalised(features, centred=False).rows
-    return rows @ rows.mT
-
-
-def linear_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
-    r"""The p x p matrix of inner products, K = F F^T with F the flattened features in rows (huh2021 Appendix J).
-
-    Its eigenvalues are the squares of the singular values of F. Slow and obvious: O(p^2 d), float64.
-
-    Raises ValueError for NaN or infinity, or an inner product that is no finite float64 number.
-
-    >>> linear_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
-    tensor([[25., 15.],
-            [15., 25.]], dtype=torch.float64)
-    """
-    rows, _ = _rows(features, "linear")
     return rows @ rows.mT
 
 
@@ -69,7 +54,8 @@ def _spectrum(side: Tensor, count: int) -> Tensor:
 def gram_spectrum(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, "k"]:
     r"""The min(p, d) leading eigenvalues of `cosine_gram(features)`, descending; its other eigenvalues are zero.
 
-    With `kernel="linear"`, those of `linear_gram(features)`.
+    With `kernel="linear"`, those of the matrix of inner products (huh2021 Appendix J), which are the squares of the
+    singular values of the features in rows.
 
     F F^T and F^T F have the same non-zero eigenvalues, so those of the smaller are taken: O(p d min(p, d)), float64.
     Eigenvalues below about 1e-15 of the largest are round-off.

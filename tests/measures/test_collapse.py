@@ -13,10 +13,9 @@ from lightning_depth.measures.collapse import (
     CollapseClassifier,
     expected_errors,
     predictions,
-    vote_predictions_nxn,
-    votes,
 )
 from lightning_depth.measures.rows import normalised
+from tests.oracles import vote_predictions_nxn
 
 
 def split(n: int, shape: tuple[int, ...], classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +93,7 @@ def test_the_streamed_votes_are_the_n_by_n_ones(
     metric = streamed((h, y), (x, t), batch, centred=centred, balanced=balanced)
     assert float(metric.compute()) == pytest.approx(float(expected_errors(expected, t).mean()), abs=1e-12)
     counts = metric.class_counts.clamp_min(1) if balanced else n
-    mean_votes = votes(normalised(x, centred).rows, metric.prototypes.flatten(1)) / counts
+    mean_votes = normalised(x, centred).rows @ metric.prototypes.flatten(1).mT / counts
     assert torch.equal(predictions(mean_votes), expected)
 
 
