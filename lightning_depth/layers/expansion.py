@@ -70,7 +70,6 @@ class ExpandedLayer(nn.Module):
 class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `weight` is read only
     """An expanded `nn.Linear`; it multiplies the matrices first, or one after the other where that is less work."""
 
-    plain = nn.Linear
     applies_its_weight = True  # its forward is another than that of nn.Linear, and the same map
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,19 +87,13 @@ class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `we
 class ExpandedConv1d(ExpandedLayer, nn.Conv1d):  # type: ignore[override]
     """An expanded `nn.Conv1d`."""
 
-    plain = nn.Conv1d
-
 
 class ExpandedConv2d(ExpandedLayer, nn.Conv2d):  # type: ignore[override]
     """An expanded `nn.Conv2d`."""
 
-    plain = nn.Conv2d
-
 
 class ExpandedPointwiseConv2d(ExpandedLayer, PointwiseConv2d):  # type: ignore[override]
     """An expanded 1 x 1 convolution, strided or not, which subsamples first as `PointwiseConv2d` does."""
-
-    plain = PointwiseConv2d
 
 
 EXPANDED: dict[type[nn.Module], type[ExpandedLayer]] = {

@@ -69,9 +69,8 @@ def top_singular_image(
     with the resizing of `most_correlated_channel`, else the one with sum(v_1) >= 0. Where sigma_1 = sigma_2 the vector
     is any of their plane.
 
-    Raises ValueError for NaN, infinity or another shape.
-    Cost: the eigenvectors of the smaller Gram matrix, O(c h w min(c, h w)), which lose nothing for the top vector;
-    a float64 copy.
+    Raises ValueError for NaN, infinity or another shape. Cost: the eigenvectors of the smaller Gram matrix, O(c h w
+    min(c, h w)), which lose nothing for the top vector; a float64 copy.
 
     >>> edge = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
     >>> image, share = top_singular_image(torch.stack([-3 * edge, 4 * edge]), reference=edge)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_depth.measures.precision import full_float32
 from lightning_depth.measures.rows import lengths
+from lightning_depth.measures.weights import relative_distance
 
 
 class NotLinear(ValueError):
@@ -144,10 +145,6 @@ def distance_to_minimum_norm(matrix: Float[Tensor, "k d"], solution: Float[Tenso
     >>> distance_to_minimum_norm(torch.tensor([[3.0, 9.0]]), torch.tensor([[3.0, 4.0]]))
     1.0
     """
-    a, best = matrix.double(), solution.double()
-    if not (a.isfinite().all() and best.isfinite().all()):
-        raise ValueError("matrix or solution is not finite")
-    if not best.any():
+    if not solution.any():
         raise ValueError("the minimum-norm solution is zero: there is nothing to be relative to")
-    # ||A - A*||_F / ||A*||_F
-    return float(torch.linalg.vector_norm(a - best) / torch.linalg.vector_norm(best))
+    return relative_distance(matrix, solution)

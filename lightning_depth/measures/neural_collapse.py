@@ -9,6 +9,9 @@ authors' code: samples count alike in Sigma_W, classes in mu_G and Sigma_B. C is
 Class means that differ by no more than their round-off, 1e-13 of the largest, are identical. Where a quotient has no
 value it is not made one up: x / 0 is infinite and 0 / 0 is NaN. So with identical class means NC1 and CDNV are infinite
 (NaN without any within-class variance) and NC2 and NC3, which are about directions, are NaN.
+
+All raise ValueError for NaN or infinity or fewer than two classes, and cost O(C d) or, where they compare classes by
+pairs, O(C^2 d).
 """
 
 import math
@@ -39,10 +42,11 @@ def _centred(means: Tensor) -> tuple[Tensor, float]:
 
 
 def within_class_variability(within: Float[Tensor, "d d"], means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
-    r"""NC1 from Sigma_W and the class means: `within_class_variability` without a d x d inverse.
+    r"""NC1, tr(Sigma_W Sigma_B^+) / C (Papyan et al. 2020, Figure 6), from Sigma_W and the class means.
 
-    With the thin SVD of the centred means M = U diag(s) V^T (one class a row), Sigma_B = V diag(s^2 / C) V^T has rank
-    at most C - 1, so
+    0 where all samples lie at their class means; the authors' code leaves out the division by C. Sigma_B^+ is the
+    Moore-Penrose inverse: directions in which the class means do not differ do not count. With the thin SVD of the
+    centred means M = U diag(s) V^T (one class a row), Sigma_B = V diag(s^2 / C) V^T has rank at most C - 1, so
 
         tr(Sigma_W Sigma_B^+) / C = sum_k v_k^T Sigma_W v_k / s_k^2   over s_k > 0, at most C - 1 of them
 
@@ -69,8 +73,6 @@ def equinorm(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
     0 for centred class means of one length. The standard deviation is that of all C norms (divided by C; the authors'
     code divides by C - 1, so its number is sqrt(C / (C - 1)) times this one). NaN for identical class means.
 
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C d).
-
     >>> equinorm(torch.tensor([[1.0], [1.0], [4.0]]))  # lengths 1, 1 and 2
     tensor(0.3536, dtype=torch.float64)
     """
@@ -94,8 +96,6 @@ def equiangularity(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
     (Papyan et al. 2020, Figure 3.) 0 for equal angles, two classes included. It is that of all pairs (divided by their
     number). NaN if a class mean is the global mean and so has no direction.
 
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C^2 d).
-
     >>> equiangularity(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # cosines -1, -1 and four 0
     tensor(0.4714, dtype=torch.float64)
     """
@@ -107,8 +107,6 @@ def maximal_angle(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
 
     (Papyan et al. 2020, Figure 4.) 0 for the vertices of a simplex, whose angles are the largest that C directions can
     all have. NaN if a class mean is the global mean and so has no direction.
-
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C^2 d).
 
     >>> maximal_angle(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # 2/3, 2/3 and four 1/3
     tensor(0.4444, dtype=torch.float64)
@@ -122,8 +120,6 @@ def self_duality(means: Float[Tensor, "classes d"], weight: Float[Tensor, "class
 
     0 where the classifier W is a multiple of M, 2 where they are orthogonal, at most 4. W is taken as it is, not
     centred. NaN if the class means are identical or W is zero.
-
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C d).
 
     >>> self_duality(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, -2.0]]))
     tensor(2.0000, dtype=torch.float64)
@@ -151,7 +147,11 @@ def disagreements(decided: Bool[Tensor, "n classes"], nearest: Bool[Tensor, "n c
 
 
 def normalised_variance(variances: Float[Tensor, "classes"], means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
-    r"""CDNV from the classes' variances and means: `normalised_variance` at O(C^2 d), C^2 numbers.
+    r"""CDNV, the mean over classes c != c' of (Var_c + Var_c') / (2 ||mu_c - mu_c'||^2), from variances and means.
+
+    Var_c = mean over class c of ||h - mu_c||^2 (the class-distance normalised variance of Galanti, Gyorgy and Hutter
+    2021). 0 where all samples lie at their class means. A pair of identical means is infinite, or NaN without variance,
+    and so is then the mean. Classes count alike whatever their sizes. C^2 numbers.
 
     >>> normalised_variance(torch.tensor([1.0, 1.0]), torch.tensor([[-2.0], [2.0]]))
     tensor(0.0625, dtype=torch.float64)
@@ -185,20 +185,19 @@ class NeuralCollapse(AbstractTwoSplits):
     `nc4_held_out` is on the second split, as in the paper's Figure 7, which is on test data. Classes without training
     samples are left out of all of it, and `classes_seen` says how many were left in.
 
-    Under torch.distributed call `sync_prototypes` between the two splits; `update` and `compute` raise RuntimeError if
-    it was forgotten. Time O(N d^2) for NC1, the rest O((n + N) d C). Memory d^2 + C d float64 numbers (d = 2,048 and
-    C = 10: 34 MB), or C d without NC1; `compute` gathers that from every rank. `merge_state` is not offered.
+    Under torch.distributed `compute`, too, raises RuntimeError if `sync_prototypes` was forgotten. Time O(N d^2) for
+    NC1, the rest O((n + N) d C). Memory d^2 + C d float64 numbers (d = 2,048 and C = 10: 34 MB), or C d without NC1;
+    `compute` gathers that from every rank. `merge_state` is not offered.
 
     Args:
-        num_classes: number of classes; labels are 0 ... num_classes - 1.
-        feature_shape: shape of one sample's features.
+        num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
+        feature_shape: likewise.
         weight: the last linear layer's weight, one row a class, or None to leave NC3 out.
         nc1: whether to keep the d x d scatter.
         max_features: the largest d for which it may be kept.
         kwargs: torchmetrics.Metric's.
 
-    Raises ValueError if `nc1` is asked for with d beyond `max_features`, for NaN or infinity, a wrong shape, a label
-    out of range, or a training split of fewer than two classes.
+    Raises ValueError, too, if `nc1` is asked for with d beyond `max_features`.
 
     >>> metric = NeuralCollapse(num_classes=2, feature_shape=(1,), weight=torch.tensor([[-5.0], [5.0]]))
     >>> metric.update_prototypes(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))

@@ -2,6 +2,9 @@
 
 W = W_L ... W_1, each n x n with independent Gaussian entries of mean 0 and variance 1/n, and n -> infinity. The law has
 mean square 1. For L = 1 it is the quarter circle; the square of a singular value follows the Fuss-Catalan law.
+
+All raise ValueError unless 1 <= num_factors <= `MOST_FACTORS`, num_factors being L, and where a sigma is NaN, infinite
+or negative.
 """
 
 import math
@@ -10,6 +13,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lightning_depth.measures.spectra import checked
 
 # Rounding errors grow like num_factors * 1e-16, in log sigma as in the effective rank.
 MOST_FACTORS = 10**6
@@ -66,8 +71,7 @@ def product_density(num_factors: int, points: int = 1000) -> DensityCurve:
     It lies on 0 < sigma < sqrt((L+1)^(L+1) / L^L), integrates to 1 and has mean square 1; for L > 1 it is unbounded at
     0. The points are spaced so that about as much probability lies between any two neighbours, whatever L.
 
-    Raises ValueError unless 1 <= num_factors <= `MOST_FACTORS` and points >= 1. Both logarithms are exact to about
-    1e-15 num_factors. Cost O(points).
+    Raises ValueError unless points >= 1. Both logarithms are exact to about 1e-15 num_factors. Cost O(points).
 
     >>> curve = product_density(1, points=3)  # the quarter circle, p = sqrt(4 - sigma^2) / pi
     >>> curve.log_density.exp() * torch.pi / (4 - (2 * curve.log_sigma).exp()).sqrt()
@@ -93,8 +97,6 @@ def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tenso
 
     This is the integral of huh2021 Equation 5 (its p(sigma) |sigma'| is the derivative), with sigma(phi) as in
     `product_density`, solved for phi by bisection. Exact to 1e-14, relatively so where F is small; float64.
-
-    Raises ValueError for a NaN, infinite or negative sigma, or unless 1 <= num_factors <= `MOST_FACTORS`.
     Cost: 64 evaluations of sigma(phi).
 
     >>> product_cdf(torch.tensor([0.0, 1.0, 2.0]), 1)  # the quarter circle: 1/3 + sqrt(3) / (2 pi) lies below 1
@@ -102,7 +104,7 @@ def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tenso
     """
     _check_factors(num_factors)
     L = num_factors
-    log_sigma = _checked(sigma).log()
+    log_sigma = checked(sigma).log()
     low = torch.full_like(log_sigma, _LEAST_LOG)
     high = torch.zeros_like(log_sigma)
     for _ in range(_BISECTIONS):
@@ -113,13 +115,6 @@ def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tenso
     sines = _log_sines(log_t.exp(), -log_t.expm1(), L)
     # F = (psi + L sin(phi) sin(psi) / sin(L phi)) / pi with psi = pi - (L + 1) phi: a sum of positive terms.
     return log_t.exp() + L / torch.pi * (sines.phi + sines.psi - sines.L_phi).exp()
-
-
-def _checked(sigma: Tensor) -> Tensor:
-    sigma = sigma.double()
-    if not sigma.isfinite().all() or (sigma < 0).any():
-        raise ValueError("singular values must be finite and not negative")
-    return sigma
 
 
 def differential_effective_rank(num_factors: int) -> float:
@@ -134,9 +129,8 @@ def differential_effective_rank(num_factors: int) -> float:
         c = M(1/2),   rho = ln c - M'(1/2) / (2 M(1/2))
           = ln c - ((L+1) psi((L+3) / 2) - psi(3/2) - L psi(L/2 + 2)) / 2
 
-    It is 4/3 + ln(2 / (3 pi)) for L = 1 and falls with L, near 1.332 - ln L for large L.
-
-    Raises ValueError unless 1 <= num_factors <= `MOST_FACTORS`. Exact to about 1e-15 num_factors. Cost O(1).
+    It is 4/3 + ln(2 / (3 pi)) for L = 1 and falls with L, near 1.332 - ln L for large L. Exact to about 1e-15 L.
+    Cost O(1).
 
     >>> math.isclose(differential_effective_rank(1), 4 / 3 + math.log(2 / (3 * math.pi)))
     True
@@ -156,7 +150,7 @@ def asymptotic_effective_rank(n: int, num_factors: int) -> float:
     The sum over n singular values, each with share sigma / (n c), becomes ln n plus the integral of Definition 6
     (huh2021 Appendix F): see `differential_effective_rank`. The scale of the entries cancels.
 
-    Raises ValueError unless n >= 1 and 1 <= num_factors <= `MOST_FACTORS`. Cost O(1).
+    Raises ValueError unless n >= 1. Cost O(1).
 
     >>> round(asymptotic_effective_rank(256, 1), 4), round(asymptotic_effective_rank(256, 8), 4)
     (5.3283, 4.4291)
@@ -180,14 +174,13 @@ def ks_distance(singular_values: Float[Tensor, "*batch k"], num_factors: int) ->
     independent draws, 2 to 3.5 / k (measured for k = 32 to 256, L to 64), and the tables of the Kolmogorov-Smirnov
     test do not apply.
 
-    Raises ValueError for a NaN, infinite or negative value, no value, or a number of factors out of range.
-    Cost: that of `product_cdf`, and a sort.
+    Raises ValueError for no value. Cost: that of `product_cdf`, and a sort.
 
     >>> ks_distance(torch.tensor([1.0, 1.0]), 1)
     tensor(0.6090, dtype=torch.float64)
     """
     _check_factors(num_factors)
-    sigma = _checked(singular_values).sort(-1).values
+    sigma = checked(singular_values).sort(-1).values
     k = sigma.shape[-1]
     if k == 0:
         raise ValueError("no singular values")
