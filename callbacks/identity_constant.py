@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_depth.errors import UserError
-from lightning_depth.measures.identity import at_correlation, identity_and_constant
+from lightning_depth.measures.identity import at_correlation, cosine_to, mse_to
 from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Value
 
 
@@ -90,8 +90,13 @@ class IdentityConstant(AbstractSampleProbe):
         if not predictions.isfinite().all():
             raise ValueError("predictions are not finite")
         predictions = predictions.view_as(x)
-        found = identity_and_constant(predictions, x, example)
-        for key, values in zip(("identity", "constant", "identity_mse", "constant_mse"), found, strict=True):
+        found = {
+            "identity": cosine_to(predictions, x),
+            "constant": cosine_to(predictions, example),
+            "identity_mse": mse_to(predictions, x),
+            "constant_mse": mse_to(predictions, example),
+        }
+        for key, values in found.items():
             for rho, value in zip(self.correlations, values.view(-1, self.draws).mean(1), strict=True):
                 yield "", key, float(value), rho
         if predictions.dim() == 4:

@@ -20,6 +20,8 @@ from lightning_depth.measures.collapse import TIE, predictions
 from lightning_depth.measures.neighbours import _lengths, _ties
 from lightning_depth.measures.neural_collapse import _ROUND_OFF, _centred
 from lightning_depth.measures.rows import finite_rows, normalised
+from lightning_depth.measures.similarity import _centred as hsic_centred
+from lightning_depth.measures.similarity import _check_samples
 
 # (map, rtol, most steps) -> (largest singular value, steps taken)
 Iteration = Callable[[Tensor, float, int], tuple[float, int]]
@@ -239,3 +241,26 @@ def in_sequence(layer: ExpandedLayer) -> nn.Sequential:
             part.bias.data = layer.get_parameter("bias").detach().clone()
         layers.append(part)
     return nn.Sequential(*layers)
+
+
+def debiased_hsic(k: Float[Tensor, "n n"], l: Float[Tensor, "m m"]) -> Float[Tensor, ""]:  # noqa: E741
+    r"""The unbiased estimate of the HSIC of two kernels from their n x n Gram matrices (Song et al. 2012, Equation 5).
+
+        (1 / (n (n - 3))) [tr K~ L~ + 1'K~1 1'L~1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K~ L~ 1],   K~ = K without diagonal
+
+    Computed as <U(K), U(L)> / (n (n - 3)) with U-centred matrices (Szekely & Rizzo 2014), which is the same number. Its
+    expectation is 0 for independent features, so it may be negative, but not for K = L. Float64 throughout; the
+    matrices must be symmetric.
+
+    Raises ValueError for n < 4, two sizes, NaN or infinity. Cost: O(n^2) time, two float64 copies.
+
+    >>> line = torch.arange(4.0)[:, None]
+    >>> debiased_hsic(line @ line.T, line @ line.T)
+    tensor(2.1667, dtype=torch.float64)
+    """
+    if k.shape != l.shape:
+        raise ValueError(f"gram matrices have shapes {tuple(k.shape)} and {tuple(l.shape)}")
+    n = len(k)
+    _check_samples(n, debiased=True)
+    # <U(K), U(L)> / (n (n - 3))
+    return (hsic_centred(k, debiased=True) * hsic_centred(l, debiased=True)).sum() / (n * (n - 3))

@@ -78,7 +78,6 @@ class CollapseClassifier(AbstractClassifier):
         num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
         feature_shape: likewise.
         centred: Pearson correlation over the entries if true, else cosine.
-        balanced: `compute` divides votes by class counts, not by N.
         kwargs: torchmetrics.Metric's.
 
     >>> metric = CollapseClassifier(num_classes=2, feature_shape=(3,))
@@ -92,19 +91,11 @@ class CollapseClassifier(AbstractClassifier):
 
     prototypes: Tensor
     zero_rows: Tensor
-    definitions = 2  # votes divided by N, and the balanced ones
+    definitions = 2
 
-    def __init__(
-        self,
-        num_classes: int,
-        feature_shape: tuple[int, ...],
-        centred: bool = True,
-        balanced: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_classes: int, feature_shape: tuple[int, ...], centred: bool = True, **kwargs: Any) -> None:
         super().__init__(num_classes, feature_shape, **kwargs)
         self.centred = centred
-        self.judged = int(balanced)
         prototypes = torch.zeros(num_classes, *feature_shape, dtype=torch.float64)
         self.add_state("prototypes", prototypes, dist_reduce_fx="sum")
         self.add_state("zero_rows", torch.tensor(0), dist_reduce_fx="sum")

@@ -1,6 +1,9 @@
-"""Identity or constant: what a network trained on one example has learned (zhang2019 sections 3.3-3.4, Appendix I)."""
+"""Identity or constant: what a network trained on one example has learned (zhang2019 sections 3.3-3.4, Appendix I).
 
-from typing import NamedTuple
+Both maps fit the one example e. A constant predictor has correlation rho to the identity at inputs of correlation rho
+to e (`at_correlation`), and so has the identity map to the constant; each has mean squared error 2 ||e||^2 (1 - rho) /
+d to the other there.
+"""
 
 import torch
 from jaxtyping import Float, Num
@@ -11,22 +14,6 @@ from lightning_depth.measures.rows import normalised
 # What is left of a noise vector after the example's direction is taken out, as a fraction of it, below which it is
 # round-off and has no direction of its own.
 _PARALLEL = 1e-10
-
-
-class IdentityAndConstant(NamedTuple):
-    """How close predictions are to the identity x -> x and to the constant map x -> e, each (n,), float64.
-
-    Attributes:
-        identity_correlation: cosine of the prediction with its input.
-        constant_correlation: cosine of the prediction with the training example e.
-        identity_mse: mean over entries of the squared difference to the input.
-        constant_mse: mean over entries of the squared difference to the training example.
-    """
-
-    identity_correlation: Tensor
-    constant_correlation: Tensor
-    identity_mse: Tensor
-    constant_mse: Tensor
 
 
 def at_correlation(
@@ -118,26 +105,3 @@ def mse_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."])
     if not error.isfinite().all():
         raise ValueError("predictions or reference are not finite")
     return error
-
-
-def identity_and_constant(
-    predictions: Float[Tensor, "n ..."], inputs: Float[Tensor, "n ..."], example: Float[Tensor, "..."]
-) -> IdentityAndConstant:
-    r"""Predictions beside the two maps that fit one training example: the identity and the constant (zhang2019 3.3).
-
-    A constant predictor has identity correlation rho at inputs of correlation rho (`at_correlation`), and so has the
-    identity map to the constant; each has identity or constant mean squared error 2 ||e||^2 (1 - rho) / d there.
-
-    Raises ValueError for NaN, infinity or shapes that differ. Cost: that of `cosine_to` and `mse_to`, twice.
-
-    >>> example, inputs = torch.tensor([0.0, 5.0]), torch.tensor([[4.0, 3.0]])
-    >>> constant = identity_and_constant(example[None], inputs, example)
-    >>> [round(float(value), 6) for value in constant]
-    [0.6, 1.0, 10.0, 0.0]
-    """
-    return IdentityAndConstant(
-        cosine_to(predictions, inputs),
-        cosine_to(predictions, example),
-        mse_to(predictions, inputs),
-        mse_to(predictions, example),
-    )

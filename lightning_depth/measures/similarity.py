@@ -44,37 +44,15 @@ def _alignment(hsic: Tensor, floor: Tensor) -> Tensor:
     return torch.where(scale[:, None] * scale > 0, scale[:, None] * hsic * scale, 0.0).clamp(-1, 1)
 
 
-def debiased_hsic(k: Float[Tensor, "n n"], l: Float[Tensor, "m m"]) -> Float[Tensor, ""]:  # noqa: E741
-    r"""The unbiased estimate of the HSIC of two kernels from their n x n Gram matrices (Song et al. 2012, Equation 5).
-
-        (1 / (n (n - 3))) [tr K~ L~ + 1'K~1 1'L~1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K~ L~ 1],   K~ = K without diagonal
-
-    Computed as <U(K), U(L)> / (n (n - 3)) with U-centred matrices (Szekely & Rizzo 2014), which is the same number. Its
-    expectation is 0 for independent features, so it may be negative, but not for K = L. Float64 throughout; the
-    matrices must be symmetric.
-
-    Raises ValueError for n < 4, two sizes, NaN or infinity. Cost: O(n^2) time, two float64 copies.
-
-    >>> line = torch.arange(4.0)[:, None]
-    >>> debiased_hsic(line @ line.T, line @ line.T)
-    tensor(2.1667, dtype=torch.float64)
-    """
-    if k.shape != l.shape:
-        raise ValueError(f"gram matrices have shapes {tuple(k.shape)} and {tuple(l.shape)}")
-    n = len(k)
-    _check_samples(n, debiased=True)
-    # <U(K), U(L)> / (n (n - 3))
-    return (_centred(k, debiased=True) * _centred(l, debiased=True)).sum() / (n * (n - 3))
-
-
 def cka_matrix(grams: Float[Tensor, "layers n n"], debiased: bool = True) -> Float[Tensor, "layers layers"]:
     r"""The CKA of every two layers, from the Gram matrices of their features on the same n samples.
 
         CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))                     (Kornblith et al. 2019, Equation 4)
 
-    `debiased` takes the unbiased HSIC (Nguyen et al. 2021, Equation 3), in [-1, 1] and 0 on average for independent
-    features; the biased one is in [0, 1] and tends to 1 for any two layers with many more features than samples.
-    For linear CKA, K = X X^T with X the flattened features, better centred: digits are lost if they lie far from 0.
+    `debiased` takes the unbiased HSIC (Song et al. 2012, Equation 5; Nguyen et al. 2021, Equation 3), by U-centred
+    matrices (Szekely & Rizzo 2014): in [-1, 1] and 0 on average for independent features; the biased one is in [0, 1]
+    and tends to 1 for any two layers with many more features than samples. For linear CKA, K = X X^T with X the
+    flattened features, better centred: digits are lost if they lie far from 0.
 
     A self-HSIC of zero, as of constant features or, debiased, of features that are all equally alike, correlates with
     nothing: 0, the diagonal included. What centring leaves counts as zero below 16 eps ||K||_F, eps that of the dtype.

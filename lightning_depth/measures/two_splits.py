@@ -86,12 +86,11 @@ class AbstractClassifier(AbstractTwoSplits):
 
     errors: Tensor
     definitions = 1
-    """By how many definitions it classifies in one pass."""
+    """By how many definitions it classifies in one pass; `compute` answers for the first."""
 
     def __init__(self, num_classes: int, feature_shape: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(num_classes, feature_shape, **kwargs)
         self.add_state("errors", torch.zeros(self.definitions, dtype=torch.float64), dist_reduce_fx="sum")
-        self.judged = 0  # the definition that `compute` answers for
 
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
@@ -107,7 +106,7 @@ class AbstractClassifier(AbstractTwoSplits):
 
     def compute(self) -> Float[Tensor, ""]:
         """Error in [0, 1] over all held-out samples of all ranks."""
-        return self._error(self.errors[self.judged], self.samples)
+        return self._error(self.errors[0], self.samples)
 
     def _error(self, errors: Tensor, samples: Tensor) -> Tensor:
         if not samples:

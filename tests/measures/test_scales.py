@@ -25,7 +25,7 @@ from lightning_depth.measures import (
 from lightning_depth.measures.collapse import CollapseClassifier, expected_errors
 from lightning_depth.measures.operators import frobenius_norm, layer_operator
 from lightning_depth.measures.rows import lengths, normalised, unit_rows
-from tests.oracles import linear_gram, vote_predictions_nxn
+from tests.oracles import debiased_hsic, linear_gram, vote_predictions_nxn
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 # 8e-31 and 1.3e30
@@ -172,7 +172,7 @@ MEASURES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "linear_cka": (lambda h: similarity.linear_cka(h[:, :3], h[:, 3:]), 0),
     "linear_cka, biased": (lambda h: similarity.linear_cka(h[:, :3], h[:, 3:], debiased=False), 0),
     "linear_cka, wide": (lambda h: similarity.linear_cka(h[:5], h[5:10]), 0),
-    "debiased_hsic": (lambda h: similarity.debiased_hsic(*[(p @ p.mT) for p in (h.double(), h.double())]), 4),
+    "debiased_hsic": (lambda h: debiased_hsic(*[(p @ p.mT) for p in (h.double(), h.double())]), 4),
     "nearest mean": (lambda h: errors_of(neighbours.NearestMeanClassifier(CLASSES, (6,)), h), 0),
     "neighbours, cosine": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,)), h), 0),
     "neighbours": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,), cosine=False), h), 0),
