@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_depth.measures.rows import normalised
+from lightning_depth.measures.rows import check_finite, normalised
 
 
 class SingularImage(NamedTuple):
@@ -38,8 +38,7 @@ def _maps(activations: Tensor) -> Tensor:
     """The channels in rows, (n, c, h w), float64."""
     if activations.ndim not in (3, 4):
         raise ValueError(f"activations have shape {tuple(activations.shape)}, not (c, h, w) or (n, c, h, w)")
-    if not activations.isfinite().all():
-        raise ValueError("activations are not finite")
+    check_finite(activations, "activations are")
     return activations.double().flatten(-2).reshape(-1, activations.shape[-3], activations.shape[-2:].numel())
 
 
@@ -48,8 +47,7 @@ def _reference_rows(reference: Tensor, activations: Tensor) -> Tensor:
     n = len(activations) if activations.ndim == 4 else 1
     if reference.ndim not in (2, 3, 4) or (reference.ndim == 4 and len(reference) != n):
         raise ValueError(f"reference has shape {tuple(reference.shape)} for activations {tuple(activations.shape)}")
-    if not reference.isfinite().all():
-        raise ValueError("the reference is not finite")
+    check_finite(reference, "the reference is")
     image = reference.double()
     image = image[None, None] if image.ndim == 2 else image.mean(-3, keepdim=True).reshape(-1, 1, *image.shape[-2:])
     if image.shape[-2:] != activations.shape[-2:]:
@@ -152,8 +150,7 @@ def upper_output(network: nn.Module, layer: str, replacement: Tensor, carrier: T
     name, numbered, number = (layer, "", "1") if layer in modules else layer.rpartition("#")
     if name not in modules or not number.isdecimal() or (not numbered and layer not in modules):
         raise ValueError(f"the network has no module {layer!r}")
-    if not replacement.isfinite().all():
-        raise ValueError("the replacement is not finite")
+    check_finite(replacement, "the replacement is")
     wanted = int(number)
     if wanted < 1:
         raise ValueError(f"calls are numbered from 1, not {layer}")

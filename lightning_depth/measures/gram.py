@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_depth.measures.rows import normalised
+from lightning_depth.measures.rows import check_finite, normalised
 from lightning_depth.measures.spectra import effective_rank
 
 # Cosine similarities, or inner products of the features as they are.
@@ -25,8 +25,7 @@ def _rows(features: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     if kernel != "linear":
         raise ValueError(f"the kernel is cosine or linear, not {kernel}")
     rows = features.flatten(1).double()
-    if not rows.square().sum(1).isfinite().all():
-        raise ValueError("representations are not finite")
+    check_finite(rows.square().sum(1), "representations are")
     return rows, (rows == 0).all(1)
 
 
@@ -83,8 +82,7 @@ def _wide_gram(flat: Tensor, kernel: Kernel) -> Tensor:
     for columns in torch.split(flat, max(1, _BLOCK // max(1, len(flat))), dim=1):
         block = columns.double() / unit
         gram.addmm_(block, block.mT)
-    if not gram.isfinite().all():
-        raise ValueError("representations are not finite")
+    check_finite(gram, "representations are")
     if kernel == "linear":
         return gram
     # K_ij / (||h_i|| ||h_j||)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from lightning_depth.measures.rows import normalised
+from lightning_depth.measures.rows import check_finite, normalised
 
 # What is left of a noise vector after the example's direction is taken out, as a fraction of it, below which it is
 # round-off and has no direction of its own.
@@ -102,6 +102,5 @@ def mse_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."])
     difference = predictions.double() - _per_sample(predictions, reference).double()
     # ||f - r||^2 / d
     error = difference.flatten(1).square().mean(1)
-    if not error.isfinite().all():
-        raise ValueError("predictions or reference are not finite")
+    check_finite(error, "predictions or reference are")
     return error

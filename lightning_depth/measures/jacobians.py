@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_depth.measures.lanczos import RANDOM_SHARE, beside_noise, top_singular_values
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import unit_rows
+from lightning_depth.measures.rows import check_finite, unit_rows
 
 
 class JacobianNorms(NamedTuple):
@@ -71,8 +71,7 @@ class _Jacobians:
             )
         if self.outputs.dtype != inputs.dtype:
             raise ValueError(f"the function returned {self.outputs.dtype} for inputs of {inputs.dtype}")
-        if not self.outputs.isfinite().all():
-            raise ValueError("the function's outputs are not finite")
+        check_finite(self.outputs, "the function's outputs are")
         if not self.outputs.requires_grad:
             raise ValueError("the function is not differentiable: its output has no derivative in its input")
         self.rows, self.columns = self.outputs[0].numel(), self.inputs[0].numel()
@@ -83,8 +82,7 @@ class _Jacobians:
         u = torch.zeros_like(self.outputs)
         u[0] = torch.linspace(1, 2, self.rows, dtype=u.dtype, device=u.device).view_as(u[0])
         image = self.transpose(u)
-        if not image.isfinite().all():
-            raise ValueError("the function's derivative is not finite")
+        check_finite(image, "the function's derivative is")
         if image[1:].any():
             raise ValueError("the samples of the batch depend on each other (BatchNorm in train mode?)")
 
@@ -127,8 +125,7 @@ def _start(inputs: Tensor, start: Tensor | None) -> Tensor:
         return unit_rows(random)
     if start.shape != inputs.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, the inputs {tuple(inputs.shape)}")
-    if not start.isfinite().all():
-        raise ValueError("start is not finite")
+    check_finite(start, "start is")
     return beside_noise(start.detach().to(inputs).reshape(len(inputs), -1), random, _NOISE)
 
 
@@ -142,8 +139,7 @@ def _written_out(jacobian: _Jacobians) -> tuple[Tensor, Tensor]:
         unit = torch.zeros(n, side, dtype=jacobian.inputs.dtype, device=jacobian.inputs.device)
         unit[:, i] = 1
         rows[:, i] = apply(unit)
-    if not rows.isfinite().all():
-        raise ValueError("the function's derivative is not finite")
+    check_finite(rows, "the function's derivative is")
     # sigma_1^2 is the largest eigenvalue of J J^T, or of J^T J
     squares, left = torch.linalg.eigh(rows @ rows.mT)
     top = left[..., -1]
@@ -197,8 +193,7 @@ def jacobian_norm(
         raise ValueError(f"inputs are {inputs.dtype}: a Jacobian needs float32 or float64")
     if not inputs.numel():
         raise ValueError(f"inputs have shape {tuple(inputs.shape)}: there is nothing to differentiate in")
-    if not inputs.isfinite().all():
-        raise ValueError("inputs are not finite")
+    check_finite(inputs, "inputs are")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}, at least one is needed")
     d = inputs[0].numel()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_depth.measures.operators import LinearOperator
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import lengths, unit_rows
+from lightning_depth.measures.rows import check_finite, lengths, unit_rows
 
 
 class NormEstimate(NamedTuple):
@@ -230,8 +230,7 @@ def top_singular_values(
         if not looked:
             continue
         scalars = torch.stack([*alphas, *betas, scale, slip]).double().cpu()
-        if not scalars.isfinite().all():
-            raise ValueError(f"{name} is not finite")
+        check_finite(scalars, f"{name} is")
         if (scalars[-1] > _DISAGREEMENT * scalars[-2]).any():
             raise ValueError(f"{name} and its transpose disagree: is it the same at each call (no dropout)?")
         a, b_ = scalars[:k].mT, scalars[k : 2 * k].mT

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import lengths
+from lightning_depth.measures.rows import check_finite, lengths
 from lightning_depth.measures.weights import relative_distance
 
 
@@ -67,8 +67,7 @@ def linear_operator(
 
     def apply(rows: Tensor) -> Tensor:
         outputs: Tensor = network(rows.view(-1, *input_shape))
-        if not outputs.isfinite().all():
-            raise ValueError("the network's outputs are not finite")
+        check_finite(outputs, "the network's outputs are")
         return outputs.reshape(len(rows), -1)
 
     with full_float32():
@@ -122,8 +121,8 @@ def minimum_norm_solution(
     tensor([[1., 1., 0.]], dtype=torch.float64)
     """
     x, y = inputs.double(), targets.double()
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("inputs or targets are not finite")
+    check_finite(x, "inputs or targets are")
+    check_finite(y, "inputs or targets are")
     if rcond is None:
         rcond = max(x.shape) * torch.finfo(torch.float64).eps
     used = x.any(0)

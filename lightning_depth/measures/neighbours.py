@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_depth.measures.collapse import TIE, expected_errors
-from lightning_depth.measures.rows import finite_rows, normalised
+from lightning_depth.measures.rows import check_finite, finite_rows, normalised
 from lightning_depth.measures.two_splits import AbstractClassifier
 
 # Numbers of training samples that are held in float64 at once (16 MB).
@@ -208,8 +208,7 @@ class NearestNeighbours(AbstractClassifier):
         self._forget()
 
     def _learn(self, h: Tensor, y: Tensor) -> None:
-        if not h.isfinite().all():
-            raise ValueError("representations are not finite")
+        check_finite(h, "representations are")
         self.train_bytes += h.numel() * h.element_size()
         if self.train_bytes <= self.max_bytes:
             self.train_rows.append(h.flatten(1).clone())

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_depth.measures.neighbours import nearest_mean_predictions
-from lightning_depth.measures.rows import finite_rows
+from lightning_depth.measures.rows import check_finite, finite_rows
 from lightning_depth.measures.two_splits import AbstractTwoSplits
 
 # Round-off of a class mean, as a fraction of its length: sums of 1e5 float64 numbers are as good as this.
@@ -126,8 +126,7 @@ def self_duality(means: Float[Tensor, "classes d"], weight: Float[Tensor, "class
     """
     centred, _ = _centred(means)
     w = weight.double()
-    if not w.isfinite().all():
-        raise ValueError("the weight is not finite")
+    check_finite(w, "the weight is")
     # || W / ||W||_F - M / ||M||_F ||_F^2
     difference: Tensor = w / w.norm() - centred / centred.norm()
     return difference.square().sum()
@@ -279,8 +278,7 @@ class NeuralCollapse(AbstractTwoSplits):
         """Compare the network's decisions on a batch of the held-out split with the nearest training means (NC4)."""
         if tuple(logits.shape) != (len(h), self.num_classes):
             raise ValueError(f"logits have shape {tuple(logits.shape)}, not {(len(h), self.num_classes)}")
-        if not logits.isfinite().all():
-            raise ValueError("logits are not finite")
+        check_finite(logits, "logits are")
         self._check_held_out(h, logits.argmax(1))
         nearest = nearest_mean_predictions(h, self._means(), self.class_counts > 0)
         decided = logits == logits.amax(1, keepdim=True)

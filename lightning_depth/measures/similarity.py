@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_depth.measures.rows import check_finite, finite_rows
+
 # Where features are subtracted from, a self-HSIC is a difference of squares and below this fraction of them round-off.
 _ROUND_OFF = 1e-10
 # Gram matrices are subtracted from entry by entry: what is left of one is round-off below so many units of its dtype.
@@ -21,8 +23,7 @@ def _centred(grams: Tensor, debiased: bool) -> Tensor:
     """Double-centred matrices H K H; if debiased U-centred ones, the same over pairs of different samples."""
     n = grams.shape[-1]
     k = grams.to(torch.float64, copy=True)
-    if not k.isfinite().all():
-        raise ValueError("gram matrices are not finite")
+    check_finite(k, "gram matrices are")
     if debiased:
         k.diagonal(dim1=-2, dim2=-1).zero_()
     # K_ij - sum_l K_il / m - sum_l K_lj / m + sum_lq K_lq / (m m'),  (m, m') = (n - 2, n - 1) debiased, (n, n) else
@@ -77,9 +78,7 @@ def cka_matrix(grams: Float[Tensor, "layers n n"], debiased: bool = True) -> Flo
 
 def _centred_features(features: Tensor) -> Tensor:
     """Flattened features of mean zero, float64; constant ones become exactly zero."""
-    rows = features.flatten(1).double()
-    if not rows.isfinite().all():
-        raise ValueError("representations are not finite")
+    rows = finite_rows(features)
     rows = rows - rows[:1]  # the mean of equal numbers is rounded
     return rows - rows.mean(0)
 
