@@ -58,13 +58,12 @@ class ExpandedLayer(nn.Module):
     def weight(self) -> Tensor:
         """W_d ... W_1, of the plain layer's shape (m, n / groups, *kernel)."""
         groups = getattr(self, "groups", 1)
-        first, *rest = self.factors()
+        *others, last = self.factors()
         # From the left: the m outputs are usually fewer than the n k^2 inputs. Each group has factors of its own.
-        product = _by_group(rest[-1], groups)
-        for factor in reversed(rest[:-1]):
+        product = _by_group(last, groups)
+        for factor in reversed(others):
             product = product @ _by_group(factor, groups)
-        product = product @ _by_group(first, groups)
-        return product.reshape(-1, *first.shape[1:])
+        return product.reshape(-1, *others[0].shape[1:])
 
 
 class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `weight` is read only

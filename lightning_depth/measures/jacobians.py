@@ -20,9 +20,8 @@ class JacobianNorms(NamedTuple):
     """What `jacobian_norm` found, one row for each of n inputs.
 
     Attributes:
-        values: n, float64, estimates of sigma_1(J_i), never above it but for round-off.
-        residuals: n, float64, ||J^T u - value v|| / value, where J v = value u and u, v have unit norm; a singular
-            value of J_i lies within the fraction residual / 2 of the value. 0 for a Jacobian written out.
+        values: n, float64, estimates of sigma_1(J_i).
+        residuals: n, float64, as those of `lanczos.TopSingularValues`; 0 for a Jacobian written out.
         iterations: Lanczos steps of the slowest input, each one J v and one J^T u; 0 for a Jacobian written out.
         vectors: (n, *input_shape), the right singular vectors v, also what to start from when the network has changed
             a little; zero may stand for any direction where J_i = 0.
@@ -104,9 +103,7 @@ class _Jacobians:
                 with torch.no_grad(), forward_ad.dual_level():
                     dual = self.function(forward_ad.make_dual(x, tangent))  # type: ignore[no-untyped-call]
                     image = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]
-                return (
-                    torch.zeros_like(self.outputs).reshape(len(v), -1) if image is None else image.reshape(len(v), -1)
-                )
+                return (torch.zeros_like(self.outputs) if image is None else image).reshape(len(v), -1)
             except NotImplementedError:
                 u = torch.zeros_like(self.outputs, requires_grad=True)
                 (image,) = torch.autograd.grad(self.outputs, self.inputs, u, create_graph=True)
@@ -166,10 +163,9 @@ def jacobian_norm(
     Golub-Kahan-Lanczos bidiagonalisation (`lanczos.top_singular_values`) for all samples in one batch, whose Jacobian
     is block diagonal; J itself is never formed. J^T u goes back through one graph that is kept; J v is forward-mode
     differentiation, or where an operator has none, the derivative of J^T u in u (two backward passes make a forward
-    one). A sample is finished by the rule of `top_singular_values`, with the share of a random start, and its answer is
-    then left as it is, so that it does not depend on the samples beside it. One that is not finished after
-    `max_iterations` steps is returned as it stands: see its residual. Where m or d is at most `dense_limit`, J is
-    written out instead and the values are exact.
+    one). A sample is finished by the rule of `top_singular_values`, with the share of a random start, or after
+    `max_iterations` steps: see its residual. No answer depends on the samples beside it. Where m or d is at most
+    `dense_limit`, J is written out instead and the values are exact.
 
     The start is random with a fixed seed, the same for every sample; torch's global generator is not used. `start`
     (the last call's `vectors`) takes fewer steps; a random direction of 0.3 of its length stands beside it. The

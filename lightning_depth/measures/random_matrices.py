@@ -35,31 +35,26 @@ class DensityCurve(NamedTuple):
     log_density: Tensor
 
 
-class _LogSines(NamedTuple):
-    """Logarithms of sin phi, sin(L phi) and sin((L + 1) phi)."""
-
-    phi: Tensor
-    L_phi: Tensor
-    psi: Tensor
-
-
 def _check_factors(num_factors: int) -> None:
     if not 1 <= num_factors <= MOST_FACTORS:
         raise ValueError(f"the number of factors must lie in 1 ... {MOST_FACTORS}, not {num_factors}")
 
 
-def _log_sines(t: Tensor, rest: Tensor, L: int) -> _LogSines:
-    """At psi = pi - (L + 1) phi = pi t, with rest = 1 - t given too: each is exact where it is small."""
+def _log_sines(t: Tensor, rest: Tensor, L: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logarithms of sin phi, sin(L phi) and sin((L + 1) phi) at pi - (L + 1) phi = pi t, exact where they are small.
+
+    rest = 1 - t is given too.
+    """
     phi = torch.pi * rest / (L + 1)
     # sin((L + 1) phi) = sin psi and sin(L phi) = sin(psi + phi): the smaller of the two angles has the smaller error.
     psi = torch.pi * torch.minimum(t, rest)
     L_phi = torch.minimum(L * phi, torch.pi * t + phi)
-    return _LogSines(phi.sin().log(), L_phi.sin().log(), psi.sin().log())
+    return phi.sin().log(), L_phi.sin().log(), psi.sin().log()
 
 
-def _log_sigma(sines: _LogSines, L: int) -> Tensor:
+def _log_sigma(phi: Tensor, L_phi: Tensor, psi: Tensor, L: int) -> Tensor:
     # sigma^2 = sin^(L + 1)((L + 1) phi) / (sin phi sin^L(L phi))
-    return 0.5 * ((L + 1) * sines.psi - sines.phi - L * sines.L_phi)
+    return 0.5 * ((L + 1) * psi - phi - L * L_phi)
 
 
 def product_density(num_factors: int, points: int = 1000) -> DensityCurve:
@@ -84,10 +79,10 @@ def product_density(num_factors: int, points: int = 1000) -> DensityCurve:
     # u = psi / (psi + phi) is the share of probability below sigma, for large L.
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     whole = (L + 1) * (1 - u) + u
-    sines = _log_sines(u / whole, (L + 1) * (1 - u) / whole, L)
+    phi, L_phi, psi = _log_sines(u / whole, (L + 1) * (1 - u) / whole, L)
     # p = (2 / pi) sqrt(sin^3(phi) sin^(L - 2)(L phi) / sin^(L - 1)((L + 1) phi))
-    log_density = math.log(2 / math.pi) + 0.5 * (3 * sines.phi + (L - 2) * sines.L_phi - (L - 1) * sines.psi)
-    return DensityCurve(_log_sigma(sines, L), log_density)
+    log_density = math.log(2 / math.pi) + 0.5 * (3 * phi + (L - 2) * L_phi - (L - 1) * psi)
+    return DensityCurve(_log_sigma(phi, L_phi, psi, L), log_density)
 
 
 def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tensor, "*shape"]:
@@ -109,12 +104,12 @@ def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tenso
     high = torch.zeros_like(log_sigma)
     for _ in range(_BISECTIONS):
         log_t = (low + high) / 2
-        below = _log_sigma(_log_sines(log_t.exp(), -log_t.expm1(), L), L) < log_sigma
+        below = _log_sigma(*_log_sines(log_t.exp(), -log_t.expm1(), L), L) < log_sigma
         low, high = torch.where(below, log_t, low), torch.where(below, high, log_t)
     log_t = (low + high) / 2
-    sines = _log_sines(log_t.exp(), -log_t.expm1(), L)
+    phi, L_phi, psi = _log_sines(log_t.exp(), -log_t.expm1(), L)
     # F = (psi + L sin(phi) sin(psi) / sin(L phi)) / pi with psi = pi - (L + 1) phi: a sum of positive terms.
-    return log_t.exp() + L / torch.pi * (sines.phi + sines.psi - sines.L_phi).exp()
+    return log_t.exp() + L / torch.pi * (phi + psi - L_phi).exp()
 
 
 def differential_effective_rank(num_factors: int) -> float:

@@ -44,7 +44,7 @@ class AbstractTwoSplits(Metric, ABC):
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
         """Learn from a batch of the training split."""
-        check_batch(h, y, self.feature_shape, self.num_classes)
+        self._check_batch(h, y)
         if self.synced:
             raise RuntimeError("the training split is already that of all ranks; reset() before another one")
         self._learn(h, y)
@@ -65,8 +65,14 @@ class AbstractTwoSplits(Metric, ABC):
     def _sync(self) -> None:
         """Sum over all ranks what `update_prototypes` added."""
 
+    def _check_batch(self, h: Tensor, y: Tensor) -> None:
+        if tuple(h.shape[1:]) != self.feature_shape:
+            raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {self.feature_shape}")
+        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:
+            raise ValueError(f"labels must lie in 0 ... {self.num_classes - 1}")
+
     def _check_held_out(self, h: Tensor, y: Tensor) -> None:
-        check_batch(h, y, self.feature_shape, self.num_classes)
+        self._check_batch(h, y)
         self._check_synced()
         if not self.class_counts.any():
             raise RuntimeError("no training sample was given to update_prototypes()")
@@ -112,19 +118,6 @@ class AbstractClassifier(AbstractTwoSplits):
         if not samples:
             raise RuntimeError("no test sample was given to update()")
         return errors / samples
-
-
-def check_batch(
-    h: Float[Tensor, "n ..."], y: Int[Tensor, "n"], feature_shape: tuple[int, ...], num_classes: int
-) -> None:
-    """Raise ValueError unless each sample of h has `feature_shape` and each label lies in 0 ... num_classes - 1.
-
-    >>> check_batch(torch.ones(2, 3), torch.tensor([0, 1]), (3,), num_classes=2)
-    """
-    if tuple(h.shape[1:]) != feature_shape:
-        raise ValueError(f"representations have shape {tuple(h.shape[1:])}, not {feature_shape}")
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
-        raise ValueError(f"labels must lie in 0 ... {num_classes - 1}")
 
 
 def is_distributed() -> bool:
