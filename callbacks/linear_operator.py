@@ -74,10 +74,10 @@ class LinearOperator(AbstractSampleProbe):
     ) -> None:
         super().__init__(every, None, name, split, samples)
         self.max_bytes = max_bytes
-        self._spectrum: Tensor | None = None
+        self._pictures: list[Picture] = []
 
     def measure(self, look: Look) -> Iterable[Value]:
-        self._spectrum = None
+        self._pictures = []
         inputs, targets = self.fixed_samples(look)
         outputs = look.network(inputs[:1])
         if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
@@ -91,7 +91,8 @@ class LinearOperator(AbstractSampleProbe):
         except NotLinear as error:
             self.say_once(f"no reading: {error}.")
             return
-        sigma = self._spectrum = spectra.singular_values(found.matrix)
+        sigma = spectra.singular_values(found.matrix)
+        self._pictures = [Picture("", "spectrum", spectra.normalised_spectrum(sigma))]
         yield "", "norm", float(spectra.schatten_norm(sigma, torch.inf))
         yield "", "frobenius_norm", float(spectra.schatten_norm(sigma, 2.0))
         yield "", "stable_rank", float(spectra.stable_rank(sigma))
@@ -104,8 +105,7 @@ class LinearOperator(AbstractSampleProbe):
             yield "", "distance", distance_to_minimum_norm(found.matrix.double(), solution)
 
     def draw(self) -> Iterable[Picture]:
-        if self._spectrum is not None:
-            yield Picture("", "spectrum", spectra.normalised_spectrum(self._spectrum))
+        return self._pictures
 
 
 def _wanted(found: LinearMap, targets: Tensor, scores: bool) -> Tensor | None:

@@ -1,4 +1,7 @@
-"""Many channels as one image, and the upper part of a network by itself (zhang2019 3.4-3.5, Appendices E and G)."""
+"""Many channels as one image, and the upper part of a network by itself (zhang2019 3.4-3.5, Appendices E and G).
+
+All raise ValueError for NaN, infinity or a shape that does not fit.
+"""
 
 from typing import Any, NamedTuple
 
@@ -67,7 +70,7 @@ def top_singular_image(
     with the resizing of `most_correlated_channel`, else the one with sum(v_1) >= 0. Where sigma_1 = sigma_2 the vector
     is any of their plane.
 
-    Raises ValueError for NaN, infinity or another shape. Cost: the eigenvectors of the smaller Gram matrix, O(c h w
+    Cost: the eigenvectors of the smaller Gram matrix, O(c h w
     min(c, h w)), which lose nothing for the top vector; a float64 copy.
 
     >>> edge = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
@@ -105,9 +108,8 @@ def most_correlated_channel(
     `activations` are (c, h, w) or (n, c, h, w); `reference` is one image for all, (h', w') or (c', h', w'), or one for
     each, (n, c', h', w'). Its channels are averaged; where its size is another it is resized by area, each new pixel
     the mean of those that it overlaps (torch's mode "area"). A channel that is constant, zero or not, shows nothing of
-    the image and correlates with nothing: 0, though its cosine need not be. A zero reference: 0 for all.
-
-    Raises ValueError for NaN, infinity or another shape. Cost: float64 copies of the activations.
+    the image and correlates with nothing: 0, though its cosine need not be. A zero reference: 0 for all. Cost: float64
+    copies of the activations.
 
     >>> image = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     >>> channel, correlation = most_correlated_channel(torch.stack([torch.ones(2, 2), -image, 5 * image]), image)
@@ -137,10 +139,9 @@ def upper_output(network: nn.Module, layer: str, replacement: Tensor, carrier: T
     The network runs in the mode in which it is: in train mode its BatchNorm buffers see both batches. Gradients flow.
     The hook is removed in any case.
 
-    Raises ValueError if there is no such module, if this carrier does not lead to that call, if the module is called
-    several times and the call is not named, if it is called with no tensor or with several, if `replacement` holds NaN
-    or infinity, or if its shape is refused, by the layer or above it. Cost: one forward pass of the carrier, the upper
-    part of it that of the replacement.
+    Raises ValueError, too, if there is no such module, if this carrier does not lead to that call, if the module is
+    called several times and the call is not named, or if it is called with no tensor or with several. Cost: one forward
+    pass of the carrier, the upper part of it that of the replacement.
 
     >>> network = nn.Sequential(nn.Linear(5, 3), nn.ReLU())
     >>> upper_output(network, "1", torch.tensor([[-1.0, 0.0, 2.0]]), carrier=torch.zeros(1, 5))

@@ -2,7 +2,7 @@
 
 Both maps fit the one example e. A constant predictor has correlation rho to the identity at inputs of correlation rho
 to e (`at_correlation`), and so has the identity map to the constant; each has mean squared error 2 ||e||^2 (1 - rho) /
-d to the other there.
+d to the other there. All raise ValueError for NaN, infinity or another shape, and cost a few float64 copies.
 """
 
 import torch
@@ -28,9 +28,8 @@ def at_correlation(
     more; `torch.randn(n, *example.shape, generator=generator)` makes n^ uniform on the sphere. The result is of the
     example's dtype, computed in float64: cosine and norm are exact to the round-off of that dtype.
 
-    Raises ValueError for a zero example or one that is not floating-point, NaN or infinity, a correlation beyond
-    [-1, 1], another shape, or a noise that is zero or parallel to the example where |rho| < 1.
-    Cost: a few float64 copies of the noise.
+    Raises ValueError, too, for a zero example or one that is not floating-point, a correlation beyond [-1, 1], or a
+    noise that is zero or parallel to the example where |rho| < 1.
 
     >>> at_correlation(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.6]), torch.tensor([[1.0, 0.0], [2.0, 7.0]]))
     tensor([[0., 5.],
@@ -77,8 +76,6 @@ def cosine_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "...
     `reference` is one for all, of a prediction's shape, or one for each. A prediction or reference of zero norm
     correlates with nothing: 0.
 
-    Raises ValueError for NaN, infinity or another shape. Cost: float64 copies of both.
-
     >>> cosine_to(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([0.0, 2.0]))
     tensor([0.8000, 0.0000], dtype=torch.float64)
     """
@@ -93,8 +90,6 @@ def mse_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."])
     r"""The mean squared error of each prediction to a reference, ||f - r||^2 / d (zhang2019 Appendix I), float64.
 
     `reference` is one for all, of a prediction's shape, or one for each; d is the number of entries.
-
-    Raises ValueError for NaN, infinity or another shape. Cost: a float64 copy.
 
     >>> mse_to(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([0.0, 2.0]))
     tensor([6.5000, 0.0000], dtype=torch.float64)

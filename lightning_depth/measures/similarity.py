@@ -1,4 +1,7 @@
-"""Similarity of the representations of two layers: linear CKA, biased and debiased."""
+"""Similarity of the representations of two layers: linear CKA, biased and debiased.
+
+All raise ValueError for n < 4 samples if debiased, NaN or infinity, and cost float64 copies besides.
+"""
 
 import torch
 from jaxtyping import Float
@@ -58,8 +61,7 @@ def cka_matrix(grams: Float[Tensor, "layers n n"], debiased: bool = True) -> Flo
     A self-HSIC of zero, as of constant features or, debiased, of features that are all equally alike, correlates with
     nothing: 0, the diagonal included. What centring leaves counts as zero below 16 eps ||K||_F, eps that of the dtype.
 
-    Raises ValueError for n < 4 if debiased, NaN or infinity, and numbers so large that their HSIC is.
-    Cost: one product, layers^2 n^2; a float64 copy of the Grams.
+    Raises ValueError, too, for numbers so large that their HSIC is infinite. Cost: one product, layers^2 n^2.
 
     >>> line = torch.arange(5.0)[:, None]
     >>> layers = [line, 3 * line + 7, torch.ones(5, 2)]
@@ -97,8 +99,8 @@ def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."], debiased: b
     Constant features, and debiased those that are all equally alike, have self-HSIC zero and correlate with nothing: 0,
     with themselves too. A debiased self-HSIC counts as zero below 1e-10 of the biased one.
 
-    Raises ValueError for n < 4 if debiased, two numbers of samples, NaN or infinity.
-    Cost: the cheaper of n^2 (d1 + d2), by samples, and n (d1^2 + d1 d2 + d2^2), by features; float64 copies.
+    Raises ValueError, too, for two numbers of samples. Cost: the cheaper of n^2 (d1 + d2), by samples, and
+    n (d1^2 + d1 d2 + d2^2), by features.
 
     >>> line = torch.arange(5.0)[:, None]
     >>> linear_cka(line, 7 - 2 * line)
