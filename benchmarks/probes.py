@@ -10,11 +10,12 @@ from torch import nn
 from benchmarks.measure import DEVICE, by_turns, seconds
 from benchmarks.throughput import BATCH, Noise, ours
 from lightning_depth import callbacks
-from lightning_depth.measures.collapse import CollapseClassifier, vote_predictions_nxn
+from lightning_depth.measures.collapse import CollapseClassifier
 from lightning_depth.measures.gram import GramSpectrum, cosine_gram
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import dense_matrix, layer_operator
 from lightning_depth.models import ResNet
+from tests.oracles import vote_predictions_nxn
 
 
 def cost_in_an_epoch(quick: bool) -> list[str]:

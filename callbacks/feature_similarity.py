@@ -71,29 +71,32 @@ class FeatureSimilarity(AbstractSampleProbe):
             raise UserError(f"FeatureSimilarity: there is no checkpoint {reference}.")
         self.reference = reference
         self.max_bytes = max_bytes
-        self._names: list[str] = []
-        self._matrix = self._across = torch.empty(0)
+        self._pictures: list[Picture] = []
 
     def measure(self, look: Look) -> Iterable[Value]:
+        self._pictures = []
         trunk = stages(look.calls)
         calls = self.watched(look, lambda call: call.module_name in (INPUT, *trunk))
-        names = self._names = [call.name for call in calls]
         if not calls:
             return
+        names = [call.name for call in calls]
         inputs, _ = self.fixed_samples(look)
         grams = self._grams(look.network, calls, inputs)
         count = len(grams)
         if self.reference is not None:
             grams = torch.cat([grams, self._grams(_referred(self.reference, look.network), calls, inputs)])
         every = cka_matrix(grams)
-        self._matrix, self._across = every[:count, :count], every[:count, count:]
+        matrix, across = every[:count, :count], every[:count, count:]
+        self._pictures.append(Picture("", "cka", matrix, names))
+        if self.reference is not None:
+            self._pictures.append(Picture("", "cka_reference", across, names))
         for place, name in enumerate(names):
             if INPUT in names:
-                yield name, "input", float(self._matrix[place, names.index(INPUT)])
+                yield name, "input", float(matrix[place, names.index(INPUT)])
             if place > 0:
-                yield name, "previous", float(self._matrix[place, place - 1])
+                yield name, "previous", float(matrix[place, place - 1])
             if self.reference is not None:
-                yield name, "reference", float(self._across[place, place])
+                yield name, "reference", float(across[place, place])
 
     def _grams(self, network: nn.Module, calls: Sequence[Call], inputs: Tensor) -> Tensor:
         """The Gram matrices of the centred features of calls, (calls, n, n), float64."""
@@ -111,10 +114,7 @@ class FeatureSimilarity(AbstractSampleProbe):
         return torch.stack(list(grams.values()))
 
     def draw(self) -> Iterable[Picture]:
-        if self._names:
-            yield Picture("", "cka", self._matrix, self._names)
-        if self._names and self.reference is not None:
-            yield Picture("", "cka_reference", self._across, self._names)
+        return self._pictures
 
 
 def _referred(path: str, network: LightningModule) -> LightningModule:

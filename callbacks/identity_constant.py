@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from typing import final
 
 import torch
-from torch import Tensor
 
 from lightning_depth.errors import UserError
-from lightning_depth.measures.identity import at_correlation, identity_and_constant
+from lightning_depth.measures.identity import at_correlation, cosine_to, mse_to
 from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Value
 
 
@@ -70,10 +69,10 @@ class IdentityConstant(AbstractSampleProbe):
             raise UserError("IdentityConstant: correlations must lie in [-1, 1], and draws be at least 1.")
         self.draws = draws
         self.example = example
-        self._images: Tensor | None = None
+        self._pictures: list[Picture] = []
 
     def measure(self, look: Look) -> Iterable[Value]:
-        self._images = None
+        self._pictures = []
         inputs, _ = self.fixed_samples(look)
         if not self.is_real("inputs", inputs):
             return
@@ -90,15 +89,19 @@ class IdentityConstant(AbstractSampleProbe):
         if not predictions.isfinite().all():
             raise ValueError("predictions are not finite")
         predictions = predictions.view_as(x)
-        found = identity_and_constant(predictions, x, example)
-        for key, values in zip(("identity", "constant", "identity_mse", "constant_mse"), found, strict=True):
+        found = {
+            "identity": cosine_to(predictions, x),
+            "constant": cosine_to(predictions, example),
+            "identity_mse": mse_to(predictions, x),
+            "constant_mse": mse_to(predictions, example),
+        }
+        for key, values in found.items():
             for rho, value in zip(self.correlations, values.view(-1, self.draws).mean(1), strict=True):
                 yield "", key, float(value), rho
         if predictions.dim() == 4:
-            self._images = torch.stack([x[:: self.draws].mean(1), predictions[:: self.draws].mean(1)])
+            names = [f"rho={rho:g}" for rho in self.correlations]
+            shown = {"input": x, "prediction": predictions}
+            self._pictures = [Picture(n, "predictions", v[:: self.draws].mean(1), names) for n, v in shown.items()]
 
     def draw(self) -> Iterable[Picture]:
-        if self._images is not None:
-            names = [f"rho={rho:g}" for rho in self.correlations]
-            yield Picture("input", "predictions", self._images[0], names)
-            yield Picture("prediction", "predictions", self._images[1], names)
+        return self._pictures

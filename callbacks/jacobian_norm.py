@@ -1,11 +1,11 @@
 """How much a network amplifies a small change of its input."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_depth.errors import UserError
 from lightning_depth.measures.jacobians import jacobian_norm
@@ -64,16 +64,19 @@ class JacobianNorm(AbstractSampleProbe):
         self._starts: dict[str, Tensor] = {}
 
     def measure(self, look: Look) -> Iterable[Value]:
-        calls = [None] if self.layers is None else self.watched(look, lambda call: False)
+        def output(x: Tensor, call: Call) -> Tensor:
+            return outputs_of(look.network, [call], x)[call.name]
+
+        functions: dict[str, Callable[[Tensor], Tensor]] = {"": look.network}
+        if self.layers is not None:
+            functions = {c.name: partial(output, call=c) for c in self.watched(look, lambda call: False)}
         inputs, _ = self.fixed_samples(look)
         if not self.is_real("inputs", inputs):
             return
-        for call in calls:
-            layer = "" if call is None else call.name
+        for layer, function in functions.items():
             start = self._starts.get(layer)
             if start is not None:
                 start = start.to(inputs) if start.shape == inputs.shape else None
-            function = look.network if call is None else partial(_output_of, look.network, call)
             try:
                 found = jacobian_norm(function, inputs, rtol=self.rtol, start=start)
             except ValueError as error:
@@ -96,7 +99,3 @@ class JacobianNorm(AbstractSampleProbe):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._starts = state_dict["starts"]
-
-
-def _output_of(network: nn.Module, call: Call, x: Tensor) -> Tensor:
-    return outputs_of(network, [call], x)[call.name]

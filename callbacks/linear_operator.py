@@ -6,19 +6,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from lightning_depth.measures import spectra
 from lightning_depth.measures.linear_networks import (
     LinearMap,
     NotLinear,
     distance_to_minimum_norm,
     linear_operator,
     minimum_norm_solution,
-)
-from lightning_depth.measures.spectra import (
-    effective_rank,
-    normalised_spectrum,
-    schatten_norm,
-    singular_values,
-    stable_rank,
 )
 from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Split, Value
 
@@ -80,10 +74,10 @@ class LinearOperator(AbstractSampleProbe):
     ) -> None:
         super().__init__(every, None, name, split, samples)
         self.max_bytes = max_bytes
-        self._spectrum: Tensor | None = None
+        self._pictures: list[Picture] = []
 
     def measure(self, look: Look) -> Iterable[Value]:
-        self._spectrum = None
+        self._pictures = []
         inputs, targets = self.fixed_samples(look)
         outputs = look.network(inputs[:1])
         if not (self.is_real("inputs", inputs) and self.is_real("outputs", outputs)):
@@ -97,11 +91,12 @@ class LinearOperator(AbstractSampleProbe):
         except NotLinear as error:
             self.say_once(f"no reading: {error}.")
             return
-        sigma = self._spectrum = singular_values(found.matrix)
-        yield "", "norm", float(schatten_norm(sigma, torch.inf))
-        yield "", "frobenius_norm", float(schatten_norm(sigma, 2.0))
-        yield "", "stable_rank", float(stable_rank(sigma))
-        yield "", "effective_rank", float(effective_rank(sigma))
+        sigma = spectra.singular_values(found.matrix)
+        self._pictures = [Picture("", "spectrum", spectra.normalised_spectrum(sigma))]
+        yield "", "norm", float(spectra.schatten_norm(sigma, torch.inf))
+        yield "", "frobenius_norm", float(spectra.schatten_norm(sigma, 2.0))
+        yield "", "stable_rank", float(spectra.stable_rank(sigma))
+        yield "", "effective_rank", float(spectra.effective_rank(sigma))
         wanted = _wanted(found, targets, scores=outputs.dim() == 2)
         if wanted is None:
             self.say_once("no distance: the targets are not what the network returns.")
@@ -110,8 +105,7 @@ class LinearOperator(AbstractSampleProbe):
             yield "", "distance", distance_to_minimum_norm(found.matrix.double(), solution)
 
     def draw(self) -> Iterable[Picture]:
-        if self._spectrum is not None:
-            yield Picture("", "spectrum", normalised_spectrum(self._spectrum))
+        return self._pictures
 
 
 def _wanted(found: LinearMap, targets: Tensor, scores: bool) -> Tensor | None:

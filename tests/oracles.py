@@ -1,11 +1,27 @@
-"""Slow references that tests alone call, and the one check that every iterative measure is held to."""
+"""Slow and obvious references that tests alone call, and the one check that every iterative measure is held to."""
 
+import math
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lightning_depth.layers.expansion import (
+    ExpandedConv1d,
+    ExpandedConv2d,
+    ExpandedLayer,
+    ExpandedLinear,
+    ExpandedPointwiseConv2d,
+)
+from lightning_depth.measures.collapse import TIE, predictions
+from lightning_depth.measures.neighbours import _lengths, _ties
+from lightning_depth.measures.neural_collapse import _ROUND_OFF, _centred
+from lightning_depth.measures.rows import finite_rows, normalised
+from lightning_depth.measures.similarity import _centred as hsic_centred
+from lightning_depth.measures.similarity import _check_samples
 
 # (map, rtol, most steps) -> (largest singular value, steps taken)
 Iteration = Callable[[Tensor, float, int], tuple[float, int]]
@@ -58,3 +74,193 @@ def convergence(
         missed += not abs(value - 1) <= rtol + 4 * torch.finfo(dtype).eps
         most = max(most, steps)
     return Convergence(missed, most)
+
+
+def vote_predictions_nxn(
+    test: Float[Tensor, "n ..."],
+    train: Float[Tensor, "N ..."],
+    y: Int[Tensor, "N"],
+    num_classes: int,
+    centred: bool = True,
+    balanced: bool = False,
+) -> Bool[Tensor, "n classes"]:
+    r"""The classifier as it is defined, by all n x N correlations.
+
+        argmax_c (1 / N) sum_j corr(h(x), h(x_j)) 1[y_j = c]     (zhang2019 section 3.4)
+
+    `balanced` divides by the number of samples of class c instead, which is another definition. Ties are kept.
+
+    >>> train, y = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
+    >>> vote_predictions_nxn(torch.tensor([[2.0, 1.0, 0.0]]), train, y, num_classes=2)
+    tensor([[ True, False]])
+    """
+    correlations = normalised(test, centred).rows @ normalised(train, centred).rows.mT
+    labels = torch.nn.functional.one_hot(y.long(), num_classes).double()
+    counts = labels.sum(0).clamp_min(1) if balanced else len(y)
+    return predictions(correlations @ labels / counts)
+
+
+def nearest_mean_predictions_nxc(
+    test: Float[Tensor, "n ..."], train: Float[Tensor, "N ..."], y: Int[Tensor, "N"], num_classes: int
+) -> Bool[Tensor, "n classes"]:
+    """The nearest class mean by all n x classes differences.
+
+    >>> train, y = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1])
+    >>> nearest_mean_predictions_nxc(torch.tensor([[4.0], [6.0]]), train, y, num_classes=2)
+    tensor([[ True, False],
+            [False,  True]])
+    """
+    x, rows = finite_rows(test), finite_rows(train)
+    classes = torch.unique(y).tolist()
+    means = torch.stack([rows[y == c].mean(0) for c in classes])
+    squared = torch.full((len(x), num_classes), math.inf, dtype=torch.float64)
+    squared[:, classes] = (x[:, None] - means).square().sum(2)
+    ties = _ties(_lengths(x, means.mean(0)), _lengths(means, means.mean(0)))
+    return squared <= (squared.amin(1) + ties)[:, None]
+
+
+def neighbour_predictions_nxn(
+    test: Float[Tensor, "n ..."],
+    train: Float[Tensor, "N ..."],
+    y: Int[Tensor, "N"],
+    num_classes: int,
+    k: int,
+    cosine: bool = True,
+) -> Bool[Tensor, "n classes"]:
+    """`neighbour_predictions` pair by pair.
+
+    >>> train, y = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1])
+    >>> neighbour_predictions_nxn(torch.tensor([[1.5]]), train, y, num_classes=2, k=2, cosine=False)
+    tensor([[True, True]])
+    """
+    x, rows = finite_rows(test), finite_rows(train)
+    predicted = []
+    for h in x:
+        if cosine:
+            distances = [-float(h @ z / (h.norm() * z.norm())) if h.any() and z.any() else 0.0 for z in rows]
+            tie = TIE
+        else:
+            distances = [float((h - z).square().sum()) for z in rows]
+            tie = float(_ties(_lengths(h[None], rows.mean(0)), _lengths(rows, rows.mean(0))))
+        furthest = sorted(distances)[k - 1] + tie
+        votes = [
+            sum(d <= furthest for d, c in zip(distances, y.tolist(), strict=True) if c == j) for j in range(num_classes)
+        ]
+        predicted.append([v == max(votes) for v in votes])
+    return torch.tensor(predicted)
+
+
+def class_means(
+    features: Float[Tensor, "n ..."], labels: Int[Tensor, "n"]
+) -> tuple[Float[Tensor, "classes d"], Int[Tensor, "classes"]]:
+    """The mean of each class that has samples, in float64, and which class each is, ascending.
+
+    Raises ValueError for NaN or infinity or fewer than two classes.
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([2, 2, 5]))
+    (tensor([[2.],
+            [7.]], dtype=torch.float64), tensor([2, 5]))
+    """
+    rows, classes = finite_rows(features), torch.unique(labels)
+    if len(classes) < 2:
+        raise ValueError(f"neural collapse is about two classes or more, not {len(classes)}")
+    return torch.stack([rows[labels == c].mean(0) for c in classes]), classes
+
+
+def within_class_variability_dxd(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    r"""NC1, tr(Sigma_W Sigma_B^+) / C (Papyan et al. 2020, Figure 6), by the matrices themselves.
+
+    >>> within_class_variability_dxd(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.1250, dtype=torch.float64)
+    """
+    means, classes = class_means(features, labels)
+    centred, _ = _centred(means)
+    deviations = finite_rows(features) - means[torch.searchsorted(classes, labels)]
+    within = deviations.mT @ deviations / len(deviations)
+    between = centred.mT @ centred / len(centred)
+    # tr(Sigma_W Sigma_B^+) / C
+    nc1: Tensor = (within @ torch.linalg.pinv(between, hermitian=True)).trace() / len(centred)
+    return nc1 if centred.any() else within.trace() / 0
+
+
+def normalised_variance_by_pairs(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    r"""CDNV, pair by pair: the mean over classes c != c' of (Var_c + Var_c') / (2 ||mu_c - mu_c'||^2).
+
+    >>> normalised_variance_by_pairs(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.0625, dtype=torch.float64)
+    """
+    means, classes = class_means(features, labels)
+    rows = finite_rows(features)
+    round_off = _ROUND_OFF * means.norm(dim=1).max()
+    total, pairs = torch.tensor(0.0, dtype=torch.float64), 0
+    for i, c in enumerate(classes):
+        for j, other in enumerate(classes):
+            if i != j:
+                variances = [(rows[labels == k] - means[m]).square().sum(1).mean() for k, m in ((c, i), (other, j))]
+                distance = (means[i] - means[j]).norm()
+                # (Var_c + Var_c') / (2 ||mu_c - mu_c'||^2)
+                total += sum(variances) / (2 * distance.square() * (distance > round_off))
+                pairs += 1
+    return total / pairs
+
+
+def linear_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
+    r"""The p x p matrix of inner products, K = F F^T with F the flattened features in rows (huh2021 Appendix J).
+
+    >>> linear_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
+    tensor([[25., 15.],
+            [15., 25.]], dtype=torch.float64)
+    """
+    rows = finite_rows(features)
+    return rows @ rows.mT
+
+
+def in_sequence(layer: ExpandedLayer) -> nn.Sequential:
+    """An expanded layer written out as `factor` layers that run one after the other, as in huh2021 Fig. 8: copies.
+
+    The first has the kernel with its padding, stride and dilation, the last has the bias. Padding is of the input
+    alone, so the sequence is the layer itself at the borders too, in every padding mode.
+    """
+    layers: list[nn.Module] = []
+    weights = [weight.detach().clone() for weight in layer.factors()]
+    for i, weight in enumerate(weights):
+        last = i == len(weights) - 1
+        part: Any
+        if isinstance(layer, ExpandedLinear):
+            part = nn.Linear(weight.shape[1], weight.shape[0], bias=last and layer.bias is not None)
+        else:
+            assert isinstance(layer, ExpandedConv1d | ExpandedConv2d | ExpandedPointwiseConv2d)
+            kind: Any = layer.plain
+            same = {"groups": layer.groups, "bias": last and layer.bias is not None}
+            names = ("stride", "padding", "dilation", "padding_mode")
+            own = {name: getattr(layer, name) for name in names} if i == 0 else {}
+            part = kind(weight.shape[1] * layer.groups, weight.shape[0], tuple(weight.shape[2:]), **same, **own)
+        part.to(weight.device, weight.dtype)
+        part.weight.data = weight
+        if part.bias is not None:
+            part.bias.data = layer.get_parameter("bias").detach().clone()
+        layers.append(part)
+    return nn.Sequential(*layers)
+
+
+def debiased_hsic(k: Float[Tensor, "n n"], l: Float[Tensor, "m m"]) -> Float[Tensor, ""]:  # noqa: E741
+    r"""The unbiased estimate of the HSIC of two kernels from their n x n Gram matrices (Song et al. 2012, Equation 5).
+
+        (1 / (n (n - 3))) [tr K~ L~ + 1'K~1 1'L~1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K~ L~ 1],   K~ = K without diagonal
+
+    Computed as <U(K), U(L)> / (n (n - 3)) with U-centred matrices (Szekely & Rizzo 2014), which is the same number. Its
+    expectation is 0 for independent features, so it may be negative, but not for K = L. Float64 throughout; the
+    matrices must be symmetric.
+
+    Raises ValueError for n < 4, two sizes, NaN or infinity. Cost: O(n^2) time, two float64 copies.
+
+    >>> line = torch.arange(4.0)[:, None]
+    >>> debiased_hsic(line @ line.T, line @ line.T)
+    tensor(2.1667, dtype=torch.float64)
+    """
+    if k.shape != l.shape:
+        raise ValueError(f"gram matrices have shapes {tuple(k.shape)} and {tuple(l.shape)}")
+    n = len(k)
+    _check_samples(n, debiased=True)
+    # <U(K), U(L)> / (n (n - 3))
+    return (hsic_centred(k, debiased=True) * hsic_centred(l, debiased=True)).sum() / (n * (n - 3))

@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_depth.errors import UserError
-from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand, in_sequence
+from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import layer_operator
+from tests.oracles import in_sequence
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5), (7,)),

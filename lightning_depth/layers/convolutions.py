@@ -156,15 +156,15 @@ def _standing_for(func: Callable[..., Tensor], instead: Callable[..., Tensor | N
     return convolve
 
 
-_torchs: dict[str, Callable[..., Tensor]] = {
-    "conv1d": torch.conv1d,
-    "conv2d": torch.conv2d,
-    "conv_transpose1d": torch.conv_transpose1d,
-    "conv_transpose2d": torch.conv_transpose2d,
-    "convolution": torch.convolution,
+_kinds: dict[str, Callable[..., Tensor | None]] = {
+    "conv1d": _convolution,
+    "conv2d": _convolution,
+    "conv_transpose1d": _transposed,
+    "conv_transpose2d": _transposed,
+    "convolution": _general,
 }
-_kinds = {"convolution": _general, "conv_transpose1d": _transposed, "conv_transpose2d": _transposed}
-_ours = {name: _standing_for(func, _kinds.get(name, _convolution)) for name, func in _torchs.items()}
+_torchs: dict[str, Callable[..., Tensor]] = {name: getattr(torch, name) for name in _kinds}
+_ours = {name: _standing_for(_torchs[name], instead) for name, instead in _kinds.items()}
 _lock = Lock()
 _depth = 0
 

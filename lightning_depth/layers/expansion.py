@@ -58,19 +58,17 @@ class ExpandedLayer(nn.Module):
     def weight(self) -> Tensor:
         """W_d ... W_1, of the plain layer's shape (m, n / groups, *kernel)."""
         groups = getattr(self, "groups", 1)
-        first, *rest = self.factors()
+        *others, last = self.factors()
         # From the left: the m outputs are usually fewer than the n k^2 inputs. Each group has factors of its own.
-        product = _by_group(rest[-1], groups)
-        for factor in reversed(rest[:-1]):
+        product = _by_group(last, groups)
+        for factor in reversed(others):
             product = product @ _by_group(factor, groups)
-        product = product @ _by_group(first, groups)
-        return product.reshape(-1, *first.shape[1:])
+        return product.reshape(-1, *others[0].shape[1:])
 
 
 class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `weight` is read only
     """An expanded `nn.Linear`; it multiplies the matrices first, or one after the other where that is less work."""
 
-    plain = nn.Linear
     applies_its_weight = True  # its forward is another than that of nn.Linear, and the same map
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,19 +86,13 @@ class ExpandedLinear(ExpandedLayer, nn.Linear):  # type: ignore[override]  # `we
 class ExpandedConv1d(ExpandedLayer, nn.Conv1d):  # type: ignore[override]
     """An expanded `nn.Conv1d`."""
 
-    plain = nn.Conv1d
-
 
 class ExpandedConv2d(ExpandedLayer, nn.Conv2d):  # type: ignore[override]
     """An expanded `nn.Conv2d`."""
 
-    plain = nn.Conv2d
-
 
 class ExpandedPointwiseConv2d(ExpandedLayer, PointwiseConv2d):  # type: ignore[override]
     """An expanded 1 x 1 convolution, strided or not, which subsamples first as `PointwiseConv2d` does."""
-
-    plain = PointwiseConv2d
 
 
 EXPANDED: dict[type[nn.Module], type[ExpandedLayer]] = {
@@ -204,34 +196,6 @@ def collapse(net: nn.Module) -> nn.Module:
             layer.register_parameter("weight", weight)
             layer.register_parameter("bias", bias)  # after the weight, as in a plain layer
     return collapsed
-
-
-def in_sequence(layer: ExpandedLayer) -> nn.Sequential:
-    """An expanded layer written out as `factor` layers that run one after the other, as in huh2021 Fig. 8: copies.
-
-    The first has the kernel with its padding, stride and dilation, the last has the bias. Padding is of the input
-    alone, so the sequence is the layer itself at the borders too, in every padding mode.
-    """
-    layers: list[nn.Module] = []
-    weights = [weight.detach().clone() for weight in layer.factors()]
-    for i, weight in enumerate(weights):
-        last = i == len(weights) - 1
-        part: Any
-        if isinstance(layer, ExpandedLinear):
-            part = nn.Linear(weight.shape[1], weight.shape[0], bias=last and layer.bias is not None)
-        else:
-            assert isinstance(layer, ExpandedConv1d | ExpandedConv2d | ExpandedPointwiseConv2d)
-            kind: Any = layer.plain
-            same = {"groups": layer.groups, "bias": last and layer.bias is not None}
-            names = ("stride", "padding", "dilation", "padding_mode")
-            own = {name: getattr(layer, name) for name in names} if i == 0 else {}
-            part = kind(weight.shape[1] * layer.groups, weight.shape[0], tuple(weight.shape[2:]), **same, **own)
-        part.to(weight.device, weight.dtype)
-        part.weight.data = weight
-        if part.bias is not None:
-            part.bias.data = layer.get_parameter("bias").detach().clone()
-        layers.append(part)
-    return nn.Sequential(*layers)
 
 
 def _layers(net: nn.Module, which: Sequence[Kind]) -> Iterator[tuple[str, Any]]:

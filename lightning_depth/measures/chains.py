@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,30 +71,27 @@ def _transposed(forward: Callable[[Tensor], Tensor], input_shape: tuple[int, ...
     return transpose
 
 
-# A step without weights has no dtype or device of its own: it takes those of its neighbours.
-_Free = tuple[tuple[int, ...], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+class _Step(NamedTuple):
+    """A layer as a linear map; one without weights has no kind of its own: it takes that of its neighbours."""
+
+    output_shape: tuple[int, ...]
+    forward: Callable[[Tensor], Tensor]
+    transpose: Callable[[Tensor], Tensor]
+    kind: tuple[torch.dtype, torch.device] | None
 
 
-def _free_step(module: nn.Module, input_shape: tuple[int, ...]) -> _Free | None:
-    """Output shape, action and transpose of a layer without weights, past its hooks, or None for another layer."""
+def _step(module: nn.Module, shape: tuple[int, ...]) -> _Step:
     if _is(module, nn.Identity, *_DROPOUTS):
         if getattr(module, "p", 0) > 0:
             _check_evaluates(module)
-        return input_shape, lambda x: x, lambda y: y
-    if _is(module, nn.Flatten):
-        return _shape_after(module, input_shape), module.forward, lambda y: y.reshape(-1, *input_shape)
-    if _is(module, *_POOLS):
-        return _shape_after(module, input_shape), module.forward, _transposed(module.forward, input_shape)
-    return None
-
-
-def _weighted_step(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
+        return _Step(shape, lambda x: x, lambda y: y, None)
+    if _is(module, nn.Flatten, *_POOLS):  # past its hooks
+        return _Step(_shape_after(module, shape), module.forward, _transposed(module.forward, shape), None)
     if _is(module, *_BATCH_NORMS):
-        scales = _scales(module, input_shape)
-        return LinearOperator(
-            input_shape, input_shape, lambda x: x * scales, lambda y: y * scales, scales.dtype, scales.device
-        )
-    return layer_operator(module, input_shape)
+        scales = _scales(module, shape)
+        return _Step(shape, lambda x: x * scales, lambda y: y * scales, (scales.dtype, scales.device))
+    layer = layer_operator(module, shape)
+    return _Step(layer.output_shape, layer.forward, layer.transpose, (layer.dtype, layer.device))
 
 
 def chain_operator(modules: Iterable[nn.Module], input_shape: tuple[int, ...]) -> LinearOperator:
@@ -120,37 +117,32 @@ def chain_operator(modules: Iterable[nn.Module], input_shape: tuple[int, ...]) -
     >>> operator.forward(torch.ones(1, 1, 2, 2))
     tensor([[2.]])
     """
-    steps: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = []
-    kinds: list[tuple[torch.dtype, torch.device]] = []
+    steps: list[_Step] = []
 
     def append(layers: Iterable[nn.Module], shape: tuple[int, ...]) -> tuple[int, ...]:
         for module in layers:
             if isinstance(module, nn.Sequential) and _is(module, nn.Sequential):
                 shape = append(module, shape)
-            elif (free := _free_step(module, shape)) is not None:
-                shape = free[0]
-                steps.append(free[1:])
             else:
-                operator = _weighted_step(module, shape)
-                shape = operator.output_shape
-                steps.append((operator.forward, operator.transpose))
-                kinds.append((operator.dtype, operator.device))
+                steps.append(_step(module, shape))
+                shape = steps[-1].output_shape
         return shape
 
     output_shape = append(modules, input_shape)
+    kinds = [step.kind for step in steps if step.kind is not None]
     if len(set(kinds)) > 1:
         found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
         raise ValueError(f"the layers are of different dtypes or devices: {found}")
     dtype, device = kinds[0] if kinds else (torch.float32, torch.device("cpu"))
 
     def forward(x: Tensor) -> Tensor:
-        for apply, _ in steps:
-            x = apply(x)
+        for step in steps:
+            x = step.forward(x)
         return x
 
     def transpose(y: Tensor) -> Tensor:
-        for _, apply in reversed(steps):
-            y = apply(y)
+        for step in reversed(steps):
+            y = step.transpose(y)
         return y
 
     return LinearOperator(input_shape, output_shape, forward, transpose, dtype, device)

@@ -1,4 +1,7 @@
-"""Many channels as one image, and the upper part of a network by itself (zhang2019 3.4-3.5, Appendices E and G)."""
+"""Many channels as one image, and the upper part of a network by itself (zhang2019 3.4-3.5, Appendices E and G).
+
+All raise ValueError for NaN, infinity or a shape that does not fit.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_depth.measures.rows import normalised
+from lightning_depth.measures.rows import check_finite, normalised
 
 
 class SingularImage(NamedTuple):
@@ -38,8 +41,7 @@ def _maps(activations: Tensor) -> Tensor:
     """The channels in rows, (n, c, h w), float64."""
     if activations.ndim not in (3, 4):
         raise ValueError(f"activations have shape {tuple(activations.shape)}, not (c, h, w) or (n, c, h, w)")
-    if not activations.isfinite().all():
-        raise ValueError("activations are not finite")
+    check_finite(activations, "activations are")
     return activations.double().flatten(-2).reshape(-1, activations.shape[-3], activations.shape[-2:].numel())
 
 
@@ -48,8 +50,7 @@ def _reference_rows(reference: Tensor, activations: Tensor) -> Tensor:
     n = len(activations) if activations.ndim == 4 else 1
     if reference.ndim not in (2, 3, 4) or (reference.ndim == 4 and len(reference) != n):
         raise ValueError(f"reference has shape {tuple(reference.shape)} for activations {tuple(activations.shape)}")
-    if not reference.isfinite().all():
-        raise ValueError("the reference is not finite")
+    check_finite(reference, "the reference is")
     image = reference.double()
     image = image[None, None] if image.ndim == 2 else image.mean(-3, keepdim=True).reshape(-1, 1, *image.shape[-2:])
     if image.shape[-2:] != activations.shape[-2:]:
@@ -69,9 +70,8 @@ def top_singular_image(
     with the resizing of `most_correlated_channel`, else the one with sum(v_1) >= 0. Where sigma_1 = sigma_2 the vector
     is any of their plane.
 
-    Raises ValueError for NaN, infinity or another shape.
-    Cost: the eigenvectors of the smaller Gram matrix, O(c h w min(c, h w)), which lose nothing for the top vector;
-    a float64 copy.
+    Cost: the eigenvectors of the smaller Gram matrix, O(c h w
+    min(c, h w)), which lose nothing for the top vector; a float64 copy.
 
     >>> edge = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
     >>> image, share = top_singular_image(torch.stack([-3 * edge, 4 * edge]), reference=edge)
@@ -108,9 +108,8 @@ def most_correlated_channel(
     `activations` are (c, h, w) or (n, c, h, w); `reference` is one image for all, (h', w') or (c', h', w'), or one for
     each, (n, c', h', w'). Its channels are averaged; where its size is another it is resized by area, each new pixel
     the mean of those that it overlaps (torch's mode "area"). A channel that is constant, zero or not, shows nothing of
-    the image and correlates with nothing: 0, though its cosine need not be. A zero reference: 0 for all.
-
-    Raises ValueError for NaN, infinity or another shape. Cost: float64 copies of the activations.
+    the image and correlates with nothing: 0, though its cosine need not be. A zero reference: 0 for all. Cost: float64
+    copies of the activations.
 
     >>> image = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     >>> channel, correlation = most_correlated_channel(torch.stack([torch.ones(2, 2), -image, 5 * image]), image)
@@ -140,10 +139,9 @@ def upper_output(network: nn.Module, layer: str, replacement: Tensor, carrier: T
     The network runs in the mode in which it is: in train mode its BatchNorm buffers see both batches. Gradients flow.
     The hook is removed in any case.
 
-    Raises ValueError if there is no such module, if this carrier does not lead to that call, if the module is called
-    several times and the call is not named, if it is called with no tensor or with several, if `replacement` holds NaN
-    or infinity, or if its shape is refused, by the layer or above it. Cost: one forward pass of the carrier, the upper
-    part of it that of the replacement.
+    Raises ValueError, too, if there is no such module, if this carrier does not lead to that call, if the module is
+    called several times and the call is not named, or if it is called with no tensor or with several. Cost: one forward
+    pass of the carrier, the upper part of it that of the replacement.
 
     >>> network = nn.Sequential(nn.Linear(5, 3), nn.ReLU())
     >>> upper_output(network, "1", torch.tensor([[-1.0, 0.0, 2.0]]), carrier=torch.zeros(1, 5))
@@ -153,8 +151,7 @@ def upper_output(network: nn.Module, layer: str, replacement: Tensor, carrier: T
     name, numbered, number = (layer, "", "1") if layer in modules else layer.rpartition("#")
     if name not in modules or not number.isdecimal() or (not numbered and layer not in modules):
         raise ValueError(f"the network has no module {layer!r}")
-    if not replacement.isfinite().all():
-        raise ValueError("the replacement is not finite")
+    check_finite(replacement, "the replacement is")
     wanted = int(number)
     if wanted < 1:
         raise ValueError(f"calls are numbered from 1, not {layer}")

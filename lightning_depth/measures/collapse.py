@@ -7,29 +7,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import directions, normalised
-from lightning_depth.measures.two_splits import AbstractTwoSplits, is_distributed
+from lightning_depth.measures.rows import directions
+from lightning_depth.measures.two_splits import AbstractClassifier, is_distributed
 
 # Mean votes lie in [-1, 1] and carry errors of about 1e-15; two that differ by less than this are a tie.
 TIE = 1e-12
 
 # Rows are normalised in blocks, in float64: numbers in a block (16 MB: few enough for memory, many enough for threads).
 _BLOCK = 2**21
-
-
-def votes(test: Float[Tensor, "n d"], prototypes: Float[Tensor, "classes d"]) -> Float[Tensor, "n classes"]:
-    r"""The votes of all training samples for each class, as inner products with one prototype per class.
-
-        vote_c(x) = sum_j <h^(x), h^(x_j)> 1[y_j = c] = <h^(x), P_c>,   P_c = sum_{j in c} h^(x_j)
-
-    (zhang2019 section 3.4, times the number N of training samples; h^ as in `normalised`.) The correlation is linear in
-    h^(x_j), so the sum over the training set may be taken first: O(n d classes) in place of O(n d N).
-
-    >>> votes(torch.eye(2), torch.tensor([[3.0, 0.0], [0.0, -1.0], [1.0, 1.0]]))
-    tensor([[ 3.,  0.,  1.],
-            [ 0., -1.,  1.]])
-    """
-    return test @ prototypes.mT
 
 
 def predictions(mean_votes: Float[Tensor, "n classes"]) -> Bool[Tensor, "n classes"]:
@@ -58,31 +43,6 @@ def expected_errors(predicted: Bool[Tensor, "n classes"], y: Int[Tensor, "n"]) -
     return 1 - hit.double() / predicted.sum(1)
 
 
-def vote_predictions_nxn(
-    test: Float[Tensor, "n ..."],
-    train: Float[Tensor, "N ..."],
-    y: Int[Tensor, "N"],
-    num_classes: int,
-    centred: bool = True,
-    balanced: bool = False,
-) -> Bool[Tensor, "n classes"]:
-    r"""The classifier as it is defined, by all n x N correlations: slow and obvious, for tests and benchmarks.
-
-        argmax_c (1 / N) sum_j corr(h(x), h(x_j)) 1[y_j = c]     (zhang2019 section 3.4)
-
-    `balanced` divides by the number of samples of class c instead, which is another definition. Ties are kept: see
-    `predictions`. Cost: n N d products and n N numbers of memory.
-
-    >>> train, y = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
-    >>> vote_predictions_nxn(torch.tensor([[2.0, 1.0, 0.0]]), train, y, num_classes=2)
-    tensor([[ True, False]])
-    """
-    correlations = normalised(test, centred).rows @ normalised(train, centred).rows.mT
-    labels = torch.nn.functional.one_hot(y.long(), num_classes).double()
-    counts = labels.sum(0).clamp_min(1) if balanced else len(y)
-    return predictions(correlations @ labels / counts)
-
-
 def _in_memory_order(h: Tensor) -> list[int]:
     """Dimensions 1, 2, ... of h from the slowest to the fastest in memory: flattening in this order copies nothing."""
     return sorted(range(1, h.ndim), key=h.stride, reverse=True)
@@ -94,36 +54,31 @@ def _block_rows(h: Tensor) -> int:
     return max(1, numbers // max(1, h[0].numel()))
 
 
-class CollapseClassifier(AbstractTwoSplits):
+class CollapseClassifier(AbstractClassifier):
     r"""The correlation-vote classifier on the representations of one layer (zhang2019 section 3.4), streamed.
 
         error of  argmax_c (1 / N) sum_j corr(h(x), h(x_j)) 1[y_j = c]
 
+    The correlation is linear in the centred and normalised h^(x_j), so the sum over the training set is taken first:
+
+        sum_j <h^(x), h^(x_j)> 1[y_j = c] = <h^(x), P_c>,   P_c = sum_{j in c} h^(x_j)
+
     One pass over the training split (`update_prototypes`) adds each normalised representation to the prototype of its
-    class; one pass over the test split (`update`) takes its votes and counts the errors; `compute` gives their mean, in
-    [0, 1]. The predictions are those of `vote_predictions_nxn`, in float64 and to the last one, at
-    O((n + N) d classes) time and O(classes d) memory.
+    class; one pass over the test split (`update`) takes its votes and counts the errors. The predictions are those of
+    the definition, in float64 and to the last one, at O((n + N) d classes) time and O(classes d) memory.
 
     Votes are divided by the total N, as the definition says, so a larger class has larger votes. `compute_balanced`
     gives the error where the votes of each class are divided by its own count: another definition, in which a class
     without training samples has vote zero. One pass serves both, with the same prototypes and the same inner products,
-    which are nearly all of the cost. `balanced` makes the second definition the answer of `compute`. Ties, the all-zero
-    vote included, count as the expected error of a random choice among the tied (`expected_errors`).
-
-    Under torch.distributed the prototypes must be complete before the test split is streamed: call `sync_prototypes`
-    between the two; `update` raises RuntimeError if it was forgotten. `compute` then sums over ranks by itself.
+    which are nearly all of the cost. The all-zero vote is a tie of all classes.
 
     The batches' memory layout is free and may change from batch to batch: a channels-last batch is read as it lies.
 
     Args:
-        num_classes: number of classes C; labels are 0 ... C - 1.
-        feature_shape: shape of one representation.
+        num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
+        feature_shape: likewise.
         centred: Pearson correlation over the entries if true, else cosine.
-        balanced: `compute` divides votes by class counts, not by N.
         kwargs: torchmetrics.Metric's.
-
-    Raises ValueError for NaN or infinity, another shape than `feature_shape`, or a label out of range; RuntimeError if
-    `compute` comes before any test sample, or `update` before any training sample.
 
     >>> metric = CollapseClassifier(num_classes=2, feature_shape=(3,))
     >>> metric.update_prototypes(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1]))
@@ -135,32 +90,17 @@ class CollapseClassifier(AbstractTwoSplits):
     """
 
     prototypes: Tensor
-    class_counts: Tensor
-    errors: Tensor
     zero_rows: Tensor
+    definitions = 2
 
-    def __init__(
-        self,
-        num_classes: int,
-        feature_shape: tuple[int, ...],
-        centred: bool = True,
-        balanced: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_classes: int, feature_shape: tuple[int, ...], centred: bool = True, **kwargs: Any) -> None:
         super().__init__(num_classes, feature_shape, **kwargs)
         self.centred = centred
-        self.balanced = balanced
         prototypes = torch.zeros(num_classes, *feature_shape, dtype=torch.float64)
         self.add_state("prototypes", prototypes, dist_reduce_fx="sum")
-        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        # Of the votes divided by N and of the balanced ones, in this order.
-        self.add_state("errors", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("zero_rows", torch.tensor(0), dist_reduce_fx="sum")
 
-    @torch.no_grad()
-    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Add a batch of the training split: P_c += sum_{j in c} h^(x_j)."""
-        self._check_training(h, y)
+    def _learn(self, h: Tensor, y: Tensor) -> None:
         if not len(h):
             return
         order = _in_memory_order(h)
@@ -174,27 +114,20 @@ class CollapseClassifier(AbstractTwoSplits):
             self.zero_rows += (scale == 0).sum()
         prototypes = self.prototypes.permute(0, *order)
         prototypes += batch_sum.view(prototypes.shape)
-        self.class_counts += torch.bincount(y, minlength=self.num_classes)
 
     def _sync(self) -> None:
         torch.distributed.all_reduce(self.prototypes)
         torch.distributed.all_reduce(self.class_counts)
 
-    @torch.no_grad()
-    def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Classify a batch of the test split and count its errors."""
-        self._check_held_out(h, y)
-        if not self.class_counts.any():
-            raise RuntimeError("no training sample was given to update_prototypes()")
-        if not len(h):
-            return
-        self.samples += len(h)
+    def _errors(self, h: Tensor, y: Tensor) -> Tensor:
+        errors = torch.zeros_like(self.errors)
         if h.dtype == torch.float32 and self.num_classes > 1:
             winners, certain = self._screen(h)
-            self.errors += (certain & (winners != y)).sum(1)
+            errors += (certain & (winners != y)).sum(1)
             h, y = h[~certain], y[~certain]
         if len(h):
-            self.errors += torch.stack([expected_errors(predictions(v), y).sum() for v in self._mean_votes(h)])
+            errors += torch.stack([expected_errors(predictions(v), y).sum() for v in self._mean_votes(h)])
+        return errors
 
     def _divisors(self) -> Tensor:
         """What the votes of each class are divided by (2, classes): all N, and the balanced votes' class counts."""
@@ -234,13 +167,10 @@ class CollapseClassifier(AbstractTwoSplits):
         sums = []
         for block in torch.split(h.permute(0, *order), _block_rows(h)):
             rows, scale = directions(block, self.centred)
-            sums.append(votes(rows, prototypes) * scale[:, None])
+            # <h^(x), P_c>
+            sums.append(rows @ prototypes.mT * scale[:, None])
             self.zero_rows += (scale == 0).sum()
         return torch.cat(sums) / self._divisors()[:, None]
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Error in [0, 1] over all test samples of all ranks."""
-        return self._error(self.errors[int(self.balanced)], self.samples)
 
     def compute_balanced(self) -> Float[Tensor, ""]:
         """Error in [0, 1] of the balanced votes over all test samples of all ranks; every rank must call it."""
@@ -249,8 +179,3 @@ class CollapseClassifier(AbstractTwoSplits):
             torch.distributed.all_reduce(errors)
             torch.distributed.all_reduce(samples)
         return self._error(errors, samples)
-
-    def _error(self, errors: Tensor, samples: Tensor) -> Tensor:
-        if not samples:
-            raise RuntimeError("no test sample was given to update()")
-        return errors / samples

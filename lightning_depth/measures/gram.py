@@ -1,4 +1,7 @@
-"""Spectrum of the Gram matrix of features (huh2021 section 2.3), of cosine similarities or inner products, streamed."""
+"""Spectrum of the Gram matrix of features (huh2021 section 2.3), of cosine similarities or inner products, streamed.
+
+All raise ValueError for NaN or infinity, or another kernel, and compute in float64.
+"""
 
 from typing import Any, Literal
 
@@ -8,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_depth.measures.rows import normalised
+from lightning_depth.measures.rows import check_finite, normalised
 from lightning_depth.measures.spectra import effective_rank
 
 # Cosine similarities, or inner products of the features as they are.
@@ -25,38 +28,20 @@ def _rows(features: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     if kernel != "linear":
         raise ValueError(f"the kernel is cosine or linear, not {kernel}")
     rows = features.flatten(1).double()
-    if not rows.square().sum(1).isfinite().all():
-        raise ValueError("representations are not finite")
+    check_finite(rows.square().sum(1), "representations are")
     return rows, (rows == 0).all(1)
 
 
 def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
     r"""The p x p matrix of cosine similarities, K = F F^T with F the flattened features in rows of unit norm.
 
-    A zero feature has similarity 0 to everything, itself included. Slow and obvious: O(p^2 d).
-
-    Raises ValueError for NaN or infinity.
+    A zero feature has similarity 0 to everything, itself included. Cost O(p^2 d).
 
     >>> cosine_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
     tensor([[1.0000, 0.6000],
             [0.6000, 1.0000]], dtype=torch.float64)
     """
     rows = normalised(features, centred=False).rows
-    return rows @ rows.mT
-
-
-def linear_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
-    r"""The p x p matrix of inner products, K = F F^T with F the flattened features in rows (huh2021 Appendix J).
-
-    Its eigenvalues are the squares of the singular values of F. Slow and obvious: O(p^2 d), float64.
-
-    Raises ValueError for NaN or infinity, or an inner product that is no finite float64 number.
-
-    >>> linear_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
-    tensor([[25., 15.],
-            [15., 25.]], dtype=torch.float64)
-    """
-    rows, _ = _rows(features, "linear")
     return rows @ rows.mT
 
 
@@ -69,12 +54,11 @@ def _spectrum(side: Tensor, count: int) -> Tensor:
 def gram_spectrum(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, "k"]:
     r"""The min(p, d) leading eigenvalues of `cosine_gram(features)`, descending; its other eigenvalues are zero.
 
-    With `kernel="linear"`, those of `linear_gram(features)`.
+    With `kernel="linear"`, those of the matrix of inner products (huh2021 Appendix J), which are the squares of the
+    singular values of the features in rows.
 
-    F F^T and F^T F have the same non-zero eigenvalues, so those of the smaller are taken: O(p d min(p, d)), float64.
+    F F^T and F^T F have the same non-zero eigenvalues, so those of the smaller are taken: O(p d min(p, d)).
     Eigenvalues below about 1e-15 of the largest are round-off.
-
-    Raises ValueError for NaN or infinity, or another kernel.
 
     >>> gram_spectrum(torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]))
     tensor([2., 1.], dtype=torch.float64)
@@ -97,8 +81,7 @@ def _wide_gram(flat: Tensor, kernel: Kernel) -> Tensor:
     for columns in torch.split(flat, max(1, _BLOCK // max(1, len(flat))), dim=1):
         block = columns.double() / unit
         gram.addmm_(block, block.mT)
-    if not gram.isfinite().all():
-        raise ValueError("representations are not finite")
+    check_finite(gram, "representations are")
     if kernel == "linear":
         return gram
     # K_ij / (||h_i|| ||h_j||)
@@ -110,9 +93,7 @@ def _wide_gram(flat: Tensor, kernel: Kernel) -> Tensor:
 def gram_effective_rank(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, ""]:
     r"""The effective rank (nats) of the Gram matrix of the features (huh2021 section 2.3 and Definition 1).
 
-    Zero features contribute nothing; if all are zero it is -inf: see `effective_rank`.
-
-    Raises ValueError for NaN or infinity, or another kernel. Cost: that of `gram_spectrum`.
+    Zero features contribute nothing; if all are zero it is -inf: see `effective_rank`. Cost: that of `gram_spectrum`.
 
     >>> gram_effective_rank(torch.eye(3)).exp()
     tensor(3.0000, dtype=torch.float64)
@@ -126,9 +107,7 @@ class GramSpectrum(Metric):
     With at most `max_gram_features` features a sample, the state is sum_b F_b^T F_b: d^2 float64 numbers, a plain sum
     over batches and ranks. Beyond, the features themselves are kept, in their own dtype, and the smaller side is taken
     at the end. `compute` gives the min(p, d) leading eigenvalues of K, descending, not below 0; the others are zero.
-    (torchmetrics drops the dimension of a single one.)
-
-    Zero features are counted in `zero_rows` and contribute nothing.
+    (torchmetrics drops the dimension of a single one.) Zero features are counted in `zero_rows` and contribute nothing.
 
     Args:
         num_features: d, the numbers in one sample's features, flattened.
@@ -136,7 +115,7 @@ class GramSpectrum(Metric):
         kernel: "cosine" (the rows of F have unit norm) or "linear" (they are the features).
         kwargs: torchmetrics.Metric's.
 
-    Raises ValueError for NaN or infinity, another number of features than `num_features`, or another kernel.
+    Raises ValueError, too, for another number of features than `num_features`.
 
     >>> metric = GramSpectrum(num_features=2)
     >>> metric.update(torch.tensor([[2.0, 0.0], [3.0, 0.0]]))

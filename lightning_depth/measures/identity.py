@@ -1,32 +1,19 @@
-"""Identity or constant: what a network trained on one example has learned (zhang2019 sections 3.3-3.4, Appendix I)."""
+"""Identity or constant: what a network trained on one example has learned (zhang2019 sections 3.3-3.4, Appendix I).
 
-from typing import NamedTuple
+Both maps fit the one example e. A constant predictor has correlation rho to the identity at inputs of correlation rho
+to e (`at_correlation`), and so has the identity map to the constant; each has mean squared error 2 ||e||^2 (1 - rho) /
+d to the other there. All raise ValueError for NaN, infinity or another shape, and cost a few float64 copies.
+"""
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from lightning_depth.measures.rows import normalised
+from lightning_depth.measures.rows import check_finite, normalised
 
 # What is left of a noise vector after the example's direction is taken out, as a fraction of it, below which it is
 # round-off and has no direction of its own.
 _PARALLEL = 1e-10
-
-
-class IdentityAndConstant(NamedTuple):
-    """How close predictions are to the identity x -> x and to the constant map x -> e, each (n,), float64.
-
-    Attributes:
-        identity_correlation: cosine of the prediction with its input.
-        constant_correlation: cosine of the prediction with the training example e.
-        identity_mse: mean over entries of the squared difference to the input.
-        constant_mse: mean over entries of the squared difference to the training example.
-    """
-
-    identity_correlation: Tensor
-    constant_correlation: Tensor
-    identity_mse: Tensor
-    constant_mse: Tensor
 
 
 def at_correlation(
@@ -41,9 +28,8 @@ def at_correlation(
     more; `torch.randn(n, *example.shape, generator=generator)` makes n^ uniform on the sphere. The result is of the
     example's dtype, computed in float64: cosine and norm are exact to the round-off of that dtype.
 
-    Raises ValueError for a zero example or one that is not floating-point, NaN or infinity, a correlation beyond
-    [-1, 1], another shape, or a noise that is zero or parallel to the example where |rho| < 1.
-    Cost: a few float64 copies of the noise.
+    Raises ValueError, too, for a zero example or one that is not floating-point, a correlation beyond [-1, 1], or a
+    noise that is zero or parallel to the example where |rho| < 1.
 
     >>> at_correlation(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.6]), torch.tensor([[1.0, 0.0], [2.0, 7.0]]))
     tensor([[0., 5.],
@@ -90,8 +76,6 @@ def cosine_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "...
     `reference` is one for all, of a prediction's shape, or one for each. A prediction or reference of zero norm
     correlates with nothing: 0.
 
-    Raises ValueError for NaN, infinity or another shape. Cost: float64 copies of both.
-
     >>> cosine_to(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([0.0, 2.0]))
     tensor([0.8000, 0.0000], dtype=torch.float64)
     """
@@ -107,37 +91,11 @@ def mse_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."])
 
     `reference` is one for all, of a prediction's shape, or one for each; d is the number of entries.
 
-    Raises ValueError for NaN, infinity or another shape. Cost: a float64 copy.
-
     >>> mse_to(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([0.0, 2.0]))
     tensor([6.5000, 0.0000], dtype=torch.float64)
     """
     difference = predictions.double() - _per_sample(predictions, reference).double()
     # ||f - r||^2 / d
     error = difference.flatten(1).square().mean(1)
-    if not error.isfinite().all():
-        raise ValueError("predictions or reference are not finite")
+    check_finite(error, "predictions or reference are")
     return error
-
-
-def identity_and_constant(
-    predictions: Float[Tensor, "n ..."], inputs: Float[Tensor, "n ..."], example: Float[Tensor, "..."]
-) -> IdentityAndConstant:
-    r"""Predictions beside the two maps that fit one training example: the identity and the constant (zhang2019 3.3).
-
-    A constant predictor has identity correlation rho at inputs of correlation rho (`at_correlation`), and so has the
-    identity map to the constant; each has identity or constant mean squared error 2 ||e||^2 (1 - rho) / d there.
-
-    Raises ValueError for NaN, infinity or shapes that differ. Cost: that of `cosine_to` and `mse_to`, twice.
-
-    >>> example, inputs = torch.tensor([0.0, 5.0]), torch.tensor([[4.0, 3.0]])
-    >>> constant = identity_and_constant(example[None], inputs, example)
-    >>> [round(float(value), 6) for value in constant]
-    [0.6, 1.0, 10.0, 0.0]
-    """
-    return IdentityAndConstant(
-        cosine_to(predictions, inputs),
-        cosine_to(predictions, example),
-        mse_to(predictions, inputs),
-        mse_to(predictions, example),
-    )

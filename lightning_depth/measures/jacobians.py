@@ -13,16 +13,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_depth.measures.lanczos import RANDOM_SHARE, beside_noise, top_singular_values
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import unit_rows
+from lightning_depth.measures.rows import check_finite, unit_rows
 
 
 class JacobianNorms(NamedTuple):
     """What `jacobian_norm` found, one row for each of n inputs.
 
     Attributes:
-        values: n, float64, estimates of sigma_1(J_i), never above it but for round-off.
-        residuals: n, float64, ||J^T u - value v|| / value, where J v = value u and u, v have unit norm; a singular
-            value of J_i lies within the fraction residual / 2 of the value. 0 for a Jacobian written out.
+        values: n, float64, estimates of sigma_1(J_i).
+        residuals: n, float64, as those of `lanczos.TopSingularValues`; 0 for a Jacobian written out.
         iterations: Lanczos steps of the slowest input, each one J v and one J^T u; 0 for a Jacobian written out.
         vectors: (n, *input_shape), the right singular vectors v, also what to start from when the network has changed
             a little; zero may stand for any direction where J_i = 0.
@@ -71,8 +70,7 @@ class _Jacobians:
             )
         if self.outputs.dtype != inputs.dtype:
             raise ValueError(f"the function returned {self.outputs.dtype} for inputs of {inputs.dtype}")
-        if not self.outputs.isfinite().all():
-            raise ValueError("the function's outputs are not finite")
+        check_finite(self.outputs, "the function's outputs are")
         if not self.outputs.requires_grad:
             raise ValueError("the function is not differentiable: its output has no derivative in its input")
         self.rows, self.columns = self.outputs[0].numel(), self.inputs[0].numel()
@@ -83,8 +81,7 @@ class _Jacobians:
         u = torch.zeros_like(self.outputs)
         u[0] = torch.linspace(1, 2, self.rows, dtype=u.dtype, device=u.device).view_as(u[0])
         image = self.transpose(u)
-        if not image.isfinite().all():
-            raise ValueError("the function's derivative is not finite")
+        check_finite(image, "the function's derivative is")
         if image[1:].any():
             raise ValueError("the samples of the batch depend on each other (BatchNorm in train mode?)")
 
@@ -106,9 +103,7 @@ class _Jacobians:
                 with torch.no_grad(), forward_ad.dual_level():
                     dual = self.function(forward_ad.make_dual(x, tangent))  # type: ignore[no-untyped-call]
                     image = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]
-                return (
-                    torch.zeros_like(self.outputs).reshape(len(v), -1) if image is None else image.reshape(len(v), -1)
-                )
+                return (torch.zeros_like(self.outputs) if image is None else image).reshape(len(v), -1)
             except NotImplementedError:
                 u = torch.zeros_like(self.outputs, requires_grad=True)
                 (image,) = torch.autograd.grad(self.outputs, self.inputs, u, create_graph=True)
@@ -127,8 +122,7 @@ def _start(inputs: Tensor, start: Tensor | None) -> Tensor:
         return unit_rows(random)
     if start.shape != inputs.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, the inputs {tuple(inputs.shape)}")
-    if not start.isfinite().all():
-        raise ValueError("start is not finite")
+    check_finite(start, "start is")
     return beside_noise(start.detach().to(inputs).reshape(len(inputs), -1), random, _NOISE)
 
 
@@ -142,8 +136,7 @@ def _written_out(jacobian: _Jacobians) -> tuple[Tensor, Tensor]:
         unit = torch.zeros(n, side, dtype=jacobian.inputs.dtype, device=jacobian.inputs.device)
         unit[:, i] = 1
         rows[:, i] = apply(unit)
-    if not rows.isfinite().all():
-        raise ValueError("the function's derivative is not finite")
+    check_finite(rows, "the function's derivative is")
     # sigma_1^2 is the largest eigenvalue of J J^T, or of J^T J
     squares, left = torch.linalg.eigh(rows @ rows.mT)
     top = left[..., -1]
@@ -170,10 +163,9 @@ def jacobian_norm(
     Golub-Kahan-Lanczos bidiagonalisation (`lanczos.top_singular_values`) for all samples in one batch, whose Jacobian
     is block diagonal; J itself is never formed. J^T u goes back through one graph that is kept; J v is forward-mode
     differentiation, or where an operator has none, the derivative of J^T u in u (two backward passes make a forward
-    one). A sample is finished by the rule of `top_singular_values`, with the share of a random start, and its answer is
-    then left as it is, so that it does not depend on the samples beside it. One that is not finished after
-    `max_iterations` steps is returned as it stands: see its residual. Where m or d is at most `dense_limit`, J is
-    written out instead and the values are exact.
+    one). A sample is finished by the rule of `top_singular_values`, with the share of a random start, or after
+    `max_iterations` steps: see its residual. No answer depends on the samples beside it. Where m or d is at most
+    `dense_limit`, J is written out instead and the values are exact.
 
     The start is random with a fixed seed, the same for every sample; torch's global generator is not used. `start`
     (the last call's `vectors`) takes fewer steps; a random direction of 0.3 of its length stands beside it. The
@@ -197,8 +189,7 @@ def jacobian_norm(
         raise ValueError(f"inputs are {inputs.dtype}: a Jacobian needs float32 or float64")
     if not inputs.numel():
         raise ValueError(f"inputs have shape {tuple(inputs.shape)}: there is nothing to differentiate in")
-    if not inputs.isfinite().all():
-        raise ValueError("inputs are not finite")
+    check_finite(inputs, "inputs are")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}, at least one is needed")
     d = inputs[0].numel()

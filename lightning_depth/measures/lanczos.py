@@ -10,16 +10,15 @@ from torch import Tensor
 
 from lightning_depth.measures.operators import LinearOperator
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import lengths, unit_rows
+from lightning_depth.measures.rows import check_finite, lengths, unit_rows
 
 
 class NormEstimate(NamedTuple):
     """What `operator_norm` found.
 
     Attributes:
-        value: estimate of sigma_1, never above it but for round-off.
-        residual: ||A^T u - value v|| / value, where A v = value u and u, v have unit norm; a singular value of A lies
-            within the fraction residual / 2 of `value`.
+        value: estimate of sigma_1.
+        residual: see `TopSingularValues`, as for the value.
         iterations: Lanczos steps, each one forward and one transpose; 0 for a dense matrix.
         vector: v, the right singular vector, of the operator's input shape.
         start: what to start from when the weights have changed a little: v with the next two right vectors, so that a
@@ -38,7 +37,8 @@ class TopSingularValues(NamedTuple):
 
     Attributes:
         values: b, float64, on the CPU, estimates of sigma_1, never above it but for round-off.
-        residuals: b, float64, on the CPU, ||A^T u - value v|| / value.
+        residuals: b, float64, on the CPU, ||A^T u - value v|| / value, where A v = value u and u, v have unit norm; a
+            singular value of A lies within the fraction residual / 2 of the value.
         iterations: steps of the slowest map.
         right: (b, 3, n), the leading right vectors, of unit norm; zero where fewer steps were taken.
     """
@@ -49,8 +49,7 @@ class TopSingularValues(NamedTuple):
     right: Tensor
 
 
-# Length of the random direction beside a warm start of length one. With it a vector from further down that leads by
-# 1 % is nearly always seen.
+# Length of the random direction beside a warm start of length one.
 _NOISE = 0.1
 # Shares of the leading three right vectors in the start of the next call.
 _LEADING = (1.0, 0.1, 0.1)
@@ -230,8 +229,7 @@ def top_singular_values(
         if not looked:
             continue
         scalars = torch.stack([*alphas, *betas, scale, slip]).double().cpu()
-        if not scalars.isfinite().all():
-            raise ValueError(f"{name} is not finite")
+        check_finite(scalars, f"{name} is")
         if (scalars[-1] > _DISAGREEMENT * scalars[-2]).any():
             raise ValueError(f"{name} and its transpose disagree: is it the same at each call (no dropout)?")
         a, b_ = scalars[:k].mT, scalars[k : 2 * k].mT
@@ -332,11 +330,10 @@ def operator_norm(
     is warm. A run that reaches `max_iterations` is returned as it stands: see its `residual`. For rtol below about
     1e-6 an operator in float64 is needed.
 
-    No residual can show that a larger singular value was not missed. A warm start (the last call's `start`, of the
-    operator's input shape) holds the three leading vectors, the second and third with 1/10 of the first's length, so
-    that one that overtakes is seen, and a random direction of 0.1 of its length, by which one from further down is
-    seen once it leads by about 1 %. Random numbers come from `generator`, by default a private one with a fixed seed,
-    so equal calls give equal answers; torch's global generator is not used.
+    No residual can show that a larger singular value was not missed. A warm start (the last call's `start`) holds the
+    three leading vectors, the second and third with 1/10 of the first's length, and beside them a random direction of
+    0.1 of its length, by which one from further down is seen once it leads by about 1 %. Random numbers come from
+    `generator`, by default a private one with a fixed seed; torch's global generator is not used.
 
     Raises ValueError if the operator returns NaN or infinity, or `start` has another shape, is zero or not finite.
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_depth.measures.precision import full_float32
-from lightning_depth.measures.rows import lengths
+from lightning_depth.measures.rows import check_finite, lengths
+from lightning_depth.measures.weights import relative_distance
 
 
 class NotLinear(ValueError):
@@ -66,8 +67,7 @@ def linear_operator(
 
     def apply(rows: Tensor) -> Tensor:
         outputs: Tensor = network(rows.view(-1, *input_shape))
-        if not outputs.isfinite().all():
-            raise ValueError("the network's outputs are not finite")
+        check_finite(outputs, "the network's outputs are")
         return outputs.reshape(len(rows), -1)
 
     with full_float32():
@@ -121,8 +121,8 @@ def minimum_norm_solution(
     tensor([[1., 1., 0.]], dtype=torch.float64)
     """
     x, y = inputs.double(), targets.double()
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("inputs or targets are not finite")
+    check_finite(x, "inputs or targets are")
+    check_finite(y, "inputs or targets are")
     if rcond is None:
         rcond = max(x.shape) * torch.finfo(torch.float64).eps
     used = x.any(0)
@@ -144,10 +144,6 @@ def distance_to_minimum_norm(matrix: Float[Tensor, "k d"], solution: Float[Tenso
     >>> distance_to_minimum_norm(torch.tensor([[3.0, 9.0]]), torch.tensor([[3.0, 4.0]]))
     1.0
     """
-    a, best = matrix.double(), solution.double()
-    if not (a.isfinite().all() and best.isfinite().all()):
-        raise ValueError("matrix or solution is not finite")
-    if not best.any():
+    if not solution.any():
         raise ValueError("the minimum-norm solution is zero: there is nothing to be relative to")
-    # ||A - A*||_F / ||A*||_F
-    return float(torch.linalg.vector_norm(a - best) / torch.linalg.vector_norm(best))
+    return relative_distance(matrix, solution)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_depth.measures.collapse import TIE, expected_errors
-from lightning_depth.measures.rows import finite_rows, normalised
-from lightning_depth.measures.two_splits import AbstractTwoSplits
+from lightning_depth.measures.rows import check_finite, finite_rows, normalised
+from lightning_depth.measures.two_splits import AbstractClassifier
 
 # Numbers of training samples that are held in float64 at once (16 MB).
 _BLOCK = 2**21
@@ -61,47 +61,15 @@ def nearest_mean_predictions(
     return predicted
 
 
-def nearest_mean_predictions_nxc(
-    test: Float[Tensor, "n ..."], train: Float[Tensor, "N ..."], y: Int[Tensor, "N"], num_classes: int
-) -> Bool[Tensor, "n classes"]:
-    """The nearest class mean by all n x classes differences: slow and obvious, n d classes numbers of memory.
-
-    >>> train, y = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1])
-    >>> nearest_mean_predictions_nxc(torch.tensor([[4.0], [6.0]]), train, y, num_classes=2)
-    tensor([[ True, False],
-            [False,  True]])
-    """
-    x, rows = finite_rows(test), finite_rows(train)
-    classes = torch.unique(y).tolist()
-    means = torch.stack([rows[y == c].mean(0) for c in classes])
-    squared = torch.full((len(x), num_classes), math.inf, dtype=torch.float64)
-    squared[:, classes] = (x[:, None] - means).square().sum(2)
-    ties = _ties(_lengths(x, means.mean(0)), _lengths(means, means.mean(0)))
-    return squared <= (squared.amin(1) + ties)[:, None]
-
-
-class NearestMeanClassifier(AbstractTwoSplits):
+class NearestMeanClassifier(AbstractClassifier):
     r"""Error of the nearest class mean on the representations of one layer, streamed (nearest centroid).
 
         error of  argmin_c ||h(x) - mu_c||,   mu_c = mean of h(x_j) over the training samples of class c
 
     One pass over the training split (`update_prototypes`) sums the representations of each class, raw: neither centred
-    nor normalised; one pass over the test split (`update`) counts the errors; `compute` gives their mean, in [0, 1].
-    Time O((n + N) d classes), memory O(classes d), float64.
-
-    Ties count as the expected error of a random choice among the tied (`expected_errors`), so representations that do
-    not depend on x have the error of guessing. A class without training samples is never predicted.
-
-    Under torch.distributed call `sync_prototypes` between the two splits; `update` raises RuntimeError if it was
-    forgotten. `compute` then sums over ranks by itself.
-
-    Args:
-        num_classes: number of classes C; labels are 0 ... C - 1.
-        feature_shape: shape of one representation.
-        kwargs: torchmetrics.Metric's.
-
-    Raises ValueError for NaN or infinity, another shape than `feature_shape`, or a label out of range; RuntimeError if
-    `compute` comes before any test sample, or `update` before any training sample.
+    nor normalised; one pass over the test split (`update`) counts the errors. A class without training samples is never
+    predicted. Time O((n + N) d classes), memory O(classes d), float64. Arguments, ranks and what raises: see
+    `AbstractTwoSplits`.
 
     >>> metric = NearestMeanClassifier(num_classes=2, feature_shape=(2,))
     >>> metric.update_prototypes(torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 0.0]]), torch.tensor([0, 0, 1]))
@@ -111,43 +79,23 @@ class NearestMeanClassifier(AbstractTwoSplits):
     """
 
     class_sums: Tensor
-    class_counts: Tensor
-    errors: Tensor
 
     def __init__(self, num_classes: int, feature_shape: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(num_classes, feature_shape, **kwargs)
         class_sums = torch.zeros(num_classes, math.prod(feature_shape), dtype=torch.float64)
         self.add_state("class_sums", class_sums, dist_reduce_fx="sum")
-        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
-    @torch.no_grad()
-    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Add a batch of the training split to the class sums."""
-        self._check_training(h, y)
+    def _learn(self, h: Tensor, y: Tensor) -> None:
         labels = torch.nn.functional.one_hot(y.long(), self.num_classes).double()
         self.class_sums.addmm_(labels.mT, finite_rows(h))
-        self.class_counts += torch.bincount(y, minlength=self.num_classes)
 
     def _sync(self) -> None:
         torch.distributed.all_reduce(self.class_sums)
         torch.distributed.all_reduce(self.class_counts)
 
-    @torch.no_grad()
-    def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Classify a batch of the test split and count its errors."""
-        self._check_held_out(h, y)
-        if not self.class_counts.any():
-            raise RuntimeError("no training sample was given to update_prototypes()")
+    def _errors(self, h: Tensor, y: Tensor) -> Tensor:
         means = self.class_sums / self.class_counts.clamp_min(1)[:, None]
-        self.errors += expected_errors(nearest_mean_predictions(h, means, self.class_counts > 0), y).sum()
-        self.samples += len(h)
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Error in [0, 1] over all test samples of all ranks."""
-        if not self.samples:
-            raise RuntimeError("no test sample was given to update()")
-        return self.errors / self.samples
+        return expected_errors(nearest_mean_predictions(h, means, self.class_counts > 0), y).sum()
 
 
 def _majority(nearness: Tensor, ties: Tensor, y: Tensor, num_classes: int, k: int) -> Tensor:
@@ -201,66 +149,29 @@ def neighbour_predictions(
     return _majority(torch.cat(parts, dim=1), ties, y, num_classes, k)
 
 
-def neighbour_predictions_nxn(
-    test: Float[Tensor, "n ..."],
-    train: Float[Tensor, "N ..."],
-    y: Int[Tensor, "N"],
-    num_classes: int,
-    k: int,
-    cosine: bool = True,
-) -> Bool[Tensor, "n classes"]:
-    """`neighbour_predictions` pair by pair: slow and obvious, for tests.
-
-    >>> train, y = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1])
-    >>> neighbour_predictions_nxn(torch.tensor([[1.5]]), train, y, num_classes=2, k=2, cosine=False)
-    tensor([[True, True]])
-    """
-    x, rows = finite_rows(test), finite_rows(train)
-    predicted = []
-    for h in x:
-        if cosine:
-            distances = [-float(h @ z / (h.norm() * z.norm())) if h.any() and z.any() else 0.0 for z in rows]
-            tie = TIE
-        else:
-            distances = [float((h - z).square().sum()) for z in rows]
-            tie = float(_ties(_lengths(h[None], rows.mean(0)), _lengths(rows, rows.mean(0))))
-        furthest = sorted(distances)[k - 1] + tie
-        votes = [
-            sum(d <= furthest for d, c in zip(distances, y.tolist(), strict=True) if c == j) for j in range(num_classes)
-        ]
-        predicted.append([v == max(votes) for v in votes])
-    return torch.tensor(predicted)
-
-
-class NearestNeighbours(AbstractTwoSplits):
+class NearestNeighbours(AbstractClassifier):
     r"""Error of k-nearest-neighbour classification on the representations of one layer.
 
         error of  argmax_c |{j : y_j = c, x_j among the k nearest of x}|,   near by cosine or Euclidean distance
 
     One pass over the training split (`update_prototypes`) keeps its representations, in their own dtype; one pass over
-    the test split (`update`) counts the errors of `neighbour_predictions`; `compute` gives their mean, in [0, 1]. Ties
-    between classes count as the expected error of a random choice (`expected_errors`), and training samples that tie
-    with the k-th nearest vote too. Time O(n N d).
+    the test split (`update`) counts the errors of `neighbour_predictions`, in which training samples that tie with the
+    k-th nearest vote too. Time O(n N d).
 
     The training representations take N d numbers on every rank. No exact answer needs less, so where they are larger
     than `max_bytes` they are let go at once and `sync_prototypes`, or `update` if that was left out, raises ValueError:
-    on all ranks alike, for the limit is on their sum.
-
-    Call `sync_prototypes` between the two splits: under torch.distributed it gathers the representations of all ranks,
-    and `update` raises RuntimeError if it was forgotten. `compute` sums over ranks by itself. The representations are
-    no torchmetrics state: they stay out of its gathering and its checkpoints.
+    on all ranks alike, for the limit is on their sum. They are no torchmetrics state: they stay out of its gathering
+    and its checkpoints, and `sync_prototypes` gathers them.
 
     Args:
         k: number of neighbours.
-        num_classes: number of classes C; labels are 0 ... C - 1.
-        feature_shape: shape of one representation.
+        num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
+        feature_shape: likewise.
         cosine: near by cosine if true, else by Euclidean distance.
         max_bytes: the largest size of all training representations together.
         kwargs: torchmetrics.Metric's.
 
-    Raises ValueError for NaN or infinity, another shape than `feature_shape`, a label out of range, training
-    representations larger than `max_bytes`, or fewer training samples than k; RuntimeError if `compute` comes before
-    any test sample.
+    Raises ValueError, too, for fewer training samples than k.
 
     >>> metric = NearestNeighbours(k=1, num_classes=2, feature_shape=(2,))
     >>> metric.update_prototypes(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
@@ -268,8 +179,6 @@ class NearestNeighbours(AbstractTwoSplits):
     >>> metric.compute()  # right, and a tie of two
     tensor(0.2500, dtype=torch.float64)
     """
-
-    errors: Tensor
 
     def __init__(
         self,
@@ -287,7 +196,6 @@ class NearestNeighbours(AbstractTwoSplits):
         self.cosine = cosine
         self.max_bytes = max_bytes
         self._forget()
-        self.add_state("errors", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def _forget(self) -> None:
         self.train_rows: list[Tensor] = []
@@ -299,12 +207,8 @@ class NearestNeighbours(AbstractTwoSplits):
         super().reset()
         self._forget()
 
-    @torch.no_grad()
-    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Keep a batch of the training split."""
-        self._check_training(h, y)
-        if not h.isfinite().all():
-            raise ValueError("representations are not finite")
+    def _learn(self, h: Tensor, y: Tensor) -> None:
+        check_finite(h, "representations are")
         self.train_bytes += h.numel() * h.element_size()
         if self.train_bytes <= self.max_bytes:
             self.train_rows.append(h.flatten(1).clone())
@@ -332,6 +236,7 @@ class NearestNeighbours(AbstractTwoSplits):
         dtype = next((dtype for size, dtype in kinds if size), rows.dtype)
         self.train_rows = [torch.cat(gather_all_tensors(rows.to(dtype)))]
         self.train_labels = [torch.cat(gather_all_tensors(labels.long()))]
+        torch.distributed.all_reduce(self.class_counts)
 
     def _check_size(self) -> None:
         if self.train_bytes > self.max_bytes:
@@ -339,22 +244,10 @@ class NearestNeighbours(AbstractTwoSplits):
                 f"the training representations take {self.train_bytes} bytes, more than the limit of {self.max_bytes}"
             )
 
-    @torch.no_grad()
-    def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Classify a batch of the test split and count its errors."""
+    def _errors(self, h: Tensor, y: Tensor) -> Tensor:
         self._check_size()
-        self._check_held_out(h, y)
-        if not self.train_rows:
-            raise RuntimeError("no training sample was given to update_prototypes()")
         if len(self.train_rows) > 1:
             self.train_rows, self.train_labels = [torch.cat(self.train_rows)], [torch.cat(self.train_labels)]
         [rows], [labels] = self.train_rows, self.train_labels
         predicted = neighbour_predictions(h.flatten(1), rows, labels, self.num_classes, self.k, self.cosine)
-        self.errors += expected_errors(predicted, y).sum()
-        self.samples += len(h)
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Error in [0, 1] over all test samples of all ranks."""
-        if not self.samples:
-            raise RuntimeError("no test sample was given to update()")
-        return self.errors / self.samples
+        return expected_errors(predicted, y).sum()

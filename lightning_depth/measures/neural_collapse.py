@@ -9,40 +9,26 @@ authors' code: samples count alike in Sigma_W, classes in mu_G and Sigma_B. C is
 Class means that differ by no more than their round-off, 1e-13 of the largest, are identical. Where a quotient has no
 value it is not made one up: x / 0 is infinite and 0 / 0 is NaN. So with identical class means NC1 and CDNV are infinite
 (NaN without any within-class variance) and NC2 and NC3, which are about directions, are NaN.
+
+All raise ValueError for NaN or infinity or fewer than two classes, and cost O(C d) or, where they compare classes by
+pairs, O(C^2 d).
 """
 
 import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_depth.measures.neighbours import nearest_mean_predictions
-from lightning_depth.measures.rows import finite_rows
+from lightning_depth.measures.rows import check_finite, finite_rows
 from lightning_depth.measures.two_splits import AbstractTwoSplits
 
 # Round-off of a class mean, as a fraction of its length: sums of 1e5 float64 numbers are as good as this.
 _ROUND_OFF = 1e-13
-
-
-def class_means(
-    features: Float[Tensor, "n ..."], labels: Int[Tensor, "n"]
-) -> tuple[Float[Tensor, "classes d"], Int[Tensor, "classes"]]:
-    """The mean of each class that has samples, in float64, and which class each is, ascending.
-
-    Raises ValueError for NaN or infinity or fewer than two classes.
-
-    >>> class_means(torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([2, 2, 5]))
-    (tensor([[2.],
-            [7.]], dtype=torch.float64), tensor([2, 5]))
-    """
-    rows, classes = finite_rows(features), torch.unique(labels)
-    if len(classes) < 2:
-        raise ValueError(f"neural collapse is about two classes or more, not {len(classes)}")
-    return torch.stack([rows[labels == c].mean(0) for c in classes]), classes
 
 
 def _centred(means: Tensor) -> tuple[Tensor, float]:
@@ -55,39 +41,18 @@ def _centred(means: Tensor) -> tuple[Tensor, float]:
     return torch.where(centred.norm(dim=1, keepdim=True) > round_off, centred, 0.0), round_off
 
 
-def within_class_variability(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    r"""NC1, tr(Sigma_W Sigma_B^+) / C (Papyan et al. 2020, Figure 6): slow and obvious, the matrices themselves.
+def within_class_variability(within: Float[Tensor, "d d"], means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
+    r"""NC1, tr(Sigma_W Sigma_B^+) / C (Papyan et al. 2020, Figure 6), from Sigma_W and the class means.
 
     0 where all samples lie at their class means; the authors' code leaves out the division by C. Sigma_B^+ is the
-    Moore-Penrose inverse: directions in which the class means do not differ do not count. If they are identical there
-    is no such direction: infinite, or NaN without within-class variance.
-
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(n d^2 + d^3), d^2 numbers.
-
-    >>> within_class_variability(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
-    tensor(0.1250, dtype=torch.float64)
-    """
-    means, classes = class_means(features, labels)
-    centred, _ = _centred(means)
-    deviations = finite_rows(features) - means[torch.searchsorted(classes, labels)]
-    within = deviations.mT @ deviations / len(deviations)
-    between = centred.mT @ centred / len(centred)
-    # tr(Sigma_W Sigma_B^+) / C
-    nc1: Tensor = (within @ torch.linalg.pinv(between, hermitian=True)).trace() / len(centred)
-    return nc1 if centred.any() else within.trace() / 0
-
-
-def within_class_variability_of(within: Float[Tensor, "d d"], means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
-    r"""NC1 from Sigma_W and the class means: `within_class_variability` without a d x d inverse.
-
-    With the thin SVD of the centred means M = U diag(s) V^T (one class a row), Sigma_B = V diag(s^2 / C) V^T has rank
-    at most C - 1, so
+    Moore-Penrose inverse: directions in which the class means do not differ do not count. With the thin SVD of the
+    centred means M = U diag(s) V^T (one class a row), Sigma_B = V diag(s^2 / C) V^T has rank at most C - 1, so
 
         tr(Sigma_W Sigma_B^+) / C = sum_k v_k^T Sigma_W v_k / s_k^2   over s_k > 0, at most C - 1 of them
 
     Singular values of M that are round-off are zeros. Cost O(C d^2 + C^2 d).
 
-    >>> within_class_variability_of(torch.tensor([[1.0]]), torch.tensor([[-2.0], [2.0]]))
+    >>> within_class_variability(torch.tensor([[1.0]]), torch.tensor([[-2.0], [2.0]]))
     tensor(0.1250, dtype=torch.float64)
     """
     centred, round_off = _centred(means)
@@ -107,8 +72,6 @@ def equinorm(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
 
     0 for centred class means of one length. The standard deviation is that of all C norms (divided by C; the authors'
     code divides by C - 1, so its number is sqrt(C / (C - 1)) times this one). NaN for identical class means.
-
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C d).
 
     >>> equinorm(torch.tensor([[1.0], [1.0], [4.0]]))  # lengths 1, 1 and 2
     tensor(0.3536, dtype=torch.float64)
@@ -133,8 +96,6 @@ def equiangularity(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
     (Papyan et al. 2020, Figure 3.) 0 for equal angles, two classes included. It is that of all pairs (divided by their
     number). NaN if a class mean is the global mean and so has no direction.
 
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C^2 d).
-
     >>> equiangularity(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # cosines -1, -1 and four 0
     tensor(0.4714, dtype=torch.float64)
     """
@@ -146,8 +107,6 @@ def maximal_angle(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
 
     (Papyan et al. 2020, Figure 4.) 0 for the vertices of a simplex, whose angles are the largest that C directions can
     all have. NaN if a class mean is the global mean and so has no direction.
-
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C^2 d).
 
     >>> maximal_angle(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # 2/3, 2/3 and four 1/3
     tensor(0.4444, dtype=torch.float64)
@@ -162,15 +121,12 @@ def self_duality(means: Float[Tensor, "classes d"], weight: Float[Tensor, "class
     0 where the classifier W is a multiple of M, 2 where they are orthogonal, at most 4. W is taken as it is, not
     centred. NaN if the class means are identical or W is zero.
 
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(C d).
-
     >>> self_duality(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, -2.0]]))
     tensor(2.0000, dtype=torch.float64)
     """
     centred, _ = _centred(means)
     w = weight.double()
-    if not w.isfinite().all():
-        raise ValueError("the weight is not finite")
+    check_finite(w, "the weight is")
     # || W / ||W||_F - M / ||M||_F ||_F^2
     difference: Tensor = w / w.norm() - centred / centred.norm()
     return difference.square().sum()
@@ -189,37 +145,14 @@ def disagreements(decided: Bool[Tensor, "n classes"], nearest: Bool[Tensor, "n c
     return 1 - (decided & nearest).sum(1).double() / (decided.sum(1) * nearest.sum(1))
 
 
-def normalised_variance(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    r"""CDNV, pair by pair: the mean over classes c != c' of (Var_c + Var_c') / (2 ||mu_c - mu_c'||^2).
+def normalised_variance(variances: Float[Tensor, "classes"], means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
+    r"""CDNV, the mean over classes c != c' of (Var_c + Var_c') / (2 ||mu_c - mu_c'||^2), from variances and means.
 
     Var_c = mean over class c of ||h - mu_c||^2 (the class-distance normalised variance of Galanti, Gyorgy and Hutter
-    2021): slow and obvious. 0 where all samples lie at their class means. A pair of identical means is infinite, or NaN
-    without variance, and so is then the mean. Classes count alike whatever their sizes.
+    2021). 0 where all samples lie at their class means. A pair of identical means is infinite, or NaN without variance,
+    and so is then the mean. Classes count alike whatever their sizes. C^2 numbers.
 
-    Raises ValueError for NaN or infinity or fewer than two classes. Cost O(n d + C^2 d).
-
-    >>> normalised_variance(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
-    tensor(0.0625, dtype=torch.float64)
-    """
-    means, classes = class_means(features, labels)
-    rows = finite_rows(features)
-    round_off = _ROUND_OFF * means.norm(dim=1).max()
-    total, pairs = torch.tensor(0.0, dtype=torch.float64), 0
-    for i, c in enumerate(classes):
-        for j, other in enumerate(classes):
-            if i != j:
-                variances = [(rows[labels == k] - means[m]).square().sum(1).mean() for k, m in ((c, i), (other, j))]
-                distance = (means[i] - means[j]).norm()
-                # (Var_c + Var_c') / (2 ||mu_c - mu_c'||^2)
-                total += sum(variances) / (2 * distance.square() * (distance > round_off))
-                pairs += 1
-    return total / pairs
-
-
-def normalised_variance_of(variances: Float[Tensor, "classes"], means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
-    r"""CDNV from the classes' variances and means: `normalised_variance` at O(C^2 d), C^2 numbers.
-
-    >>> normalised_variance_of(torch.tensor([1.0, 1.0]), torch.tensor([[-2.0], [2.0]]))
+    >>> normalised_variance(torch.tensor([1.0, 1.0]), torch.tensor([[-2.0], [2.0]]))
     tensor(0.0625, dtype=torch.float64)
     """
     centred, round_off = _centred(means)
@@ -251,20 +184,19 @@ class NeuralCollapse(AbstractTwoSplits):
     `nc4_held_out` is on the second split, as in the paper's Figure 7, which is on test data. Classes without training
     samples are left out of all of it, and `classes_seen` says how many were left in.
 
-    Under torch.distributed call `sync_prototypes` between the two splits; `update` and `compute` raise RuntimeError if
-    it was forgotten. Time O(N d^2) for NC1, the rest O((n + N) d C). Memory d^2 + C d float64 numbers (d = 2,048 and
-    C = 10: 34 MB), or C d without NC1; `compute` gathers that from every rank. `merge_state` is not offered.
+    Under torch.distributed `compute`, too, raises RuntimeError if `sync_prototypes` was forgotten. Time O(N d^2) for
+    NC1, the rest O((n + N) d C). Memory d^2 + C d float64 numbers (d = 2,048 and C = 10: 34 MB), or C d without NC1;
+    `compute` gathers that from every rank. `merge_state` is not offered.
 
     Args:
-        num_classes: number of classes; labels are 0 ... num_classes - 1.
-        feature_shape: shape of one sample's features.
+        num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
+        feature_shape: likewise.
         weight: the last linear layer's weight, one row a class, or None to leave NC3 out.
         nc1: whether to keep the d x d scatter.
         max_features: the largest d for which it may be kept.
         kwargs: torchmetrics.Metric's.
 
-    Raises ValueError if `nc1` is asked for with d beyond `max_features`, for NaN or infinity, a wrong shape, a label
-    out of range, or a training split of fewer than two classes.
+    Raises ValueError, too, if `nc1` is asked for with d beyond `max_features`.
 
     >>> metric = NeuralCollapse(num_classes=2, feature_shape=(1,), weight=torch.tensor([[-5.0], [5.0]]))
     >>> metric.update_prototypes(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
@@ -275,7 +207,6 @@ class NeuralCollapse(AbstractTwoSplits):
     ['nc2_maximal_angle 0.0000', 'nc3 0.0000', 'nc4_held_out 0.5000', 'cdnv 0.0625']
     """
 
-    class_counts: Tensor
     class_sums: Tensor
     class_scatters: Tensor
     scatter: Tensor
@@ -298,7 +229,6 @@ class NeuralCollapse(AbstractTwoSplits):
             raise ValueError(f"the weight has shape {tuple(weight.shape)}, not {(num_classes, d)}")
         self.weight = None if weight is None else weight.detach().double().clone()
         self.nc1 = nc1
-        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("class_sums", torch.zeros(num_classes, d, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("class_scatters", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
         if nc1:
@@ -319,10 +249,7 @@ class NeuralCollapse(AbstractTwoSplits):
         if self.nc1:
             self.scatter.addmm_(deviations.mT, deviations)
 
-    @torch.no_grad()
-    def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Add a batch of the training split."""
-        self._check_training(h, y)
+    def _learn(self, h: Tensor, y: Tensor) -> None:
         rows = finite_rows(h)
         labels = F.one_hot(y.long(), self.num_classes).double()
         counts = labels.sum(0)
@@ -334,9 +261,7 @@ class NeuralCollapse(AbstractTwoSplits):
         every_class = torch.eye(self.num_classes, dtype=labels.dtype, device=labels.device)
         self._add_scatter(torch.cat([rows - means[y.long()], gaps]), torch.cat([labels, every_class]))
         self.class_sums += sums
-        self.class_counts += counts.long()
 
-    @torch.no_grad()
     def _sync(self) -> None:
         counts, means = self.class_counts.double(), self._means()
         torch.distributed.all_reduce(self.class_counts)
@@ -353,11 +278,8 @@ class NeuralCollapse(AbstractTwoSplits):
         """Compare the network's decisions on a batch of the held-out split with the nearest training means (NC4)."""
         if tuple(logits.shape) != (len(h), self.num_classes):
             raise ValueError(f"logits have shape {tuple(logits.shape)}, not {(len(h), self.num_classes)}")
-        if not logits.isfinite().all():
-            raise ValueError("logits are not finite")
+        check_finite(logits, "logits are")
         self._check_held_out(h, logits.argmax(1))
-        if not self.class_counts.any():
-            raise RuntimeError("no training sample was given to update_prototypes()")
         nearest = nearest_mean_predictions(h, self._means(), self.class_counts > 0)
         decided = logits == logits.amax(1, keepdim=True)
         self.differing += disagreements(decided, nearest).sum()
@@ -376,7 +298,7 @@ class NeuralCollapse(AbstractTwoSplits):
         counts, means = self.class_counts[seen], self._means()[seen]
         values = {}
         if self.nc1:
-            values["nc1"] = within_class_variability_of(self.scatter / counts.sum(), means)
+            values["nc1"] = within_class_variability(self.scatter / counts.sum(), means)
         values["nc2_equinorm"] = equinorm(means)
         values["nc2_equiangularity"] = equiangularity(means)
         values["nc2_maximal_angle"] = maximal_angle(means)
@@ -384,5 +306,5 @@ class NeuralCollapse(AbstractTwoSplits):
             values["nc3"] = self_duality(means, self.weight.to(means.device)[seen])
         if self.samples:
             values["nc4_held_out"] = self.differing / self.samples
-        values["cdnv"] = normalised_variance_of(self.class_scatters[seen] / counts, means)
+        values["cdnv"] = normalised_variance(self.class_scatters[seen] / counts, means)
         return values

@@ -2,6 +2,9 @@
 
 W = W_L ... W_1, each n x n with independent Gaussian entries of mean 0 and variance 1/n, and n -> infinity. The law has
 mean square 1. For L = 1 it is the quarter circle; the square of a singular value follows the Fuss-Catalan law.
+
+All raise ValueError unless 1 <= num_factors <= `MOST_FACTORS`, num_factors being L, and where a sigma is NaN, infinite
+or negative.
 """
 
 import math
@@ -10,6 +13,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lightning_depth.measures.spectra import checked
 
 # Rounding errors grow like num_factors * 1e-16, in log sigma as in the effective rank.
 MOST_FACTORS = 10**6
@@ -30,31 +35,26 @@ class DensityCurve(NamedTuple):
     log_density: Tensor
 
 
-class _LogSines(NamedTuple):
-    """Logarithms of sin phi, sin(L phi) and sin((L + 1) phi)."""
-
-    phi: Tensor
-    L_phi: Tensor
-    psi: Tensor
-
-
 def _check_factors(num_factors: int) -> None:
     if not 1 <= num_factors <= MOST_FACTORS:
         raise ValueError(f"the number of factors must lie in 1 ... {MOST_FACTORS}, not {num_factors}")
 
 
-def _log_sines(t: Tensor, rest: Tensor, L: int) -> _LogSines:
-    """At psi = pi - (L + 1) phi = pi t, with rest = 1 - t given too: each is exact where it is small."""
+def _log_sines(t: Tensor, rest: Tensor, L: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logarithms of sin phi, sin(L phi) and sin((L + 1) phi) at pi - (L + 1) phi = pi t, exact where they are small.
+
+    rest = 1 - t is given too.
+    """
     phi = torch.pi * rest / (L + 1)
     # sin((L + 1) phi) = sin psi and sin(L phi) = sin(psi + phi): the smaller of the two angles has the smaller error.
     psi = torch.pi * torch.minimum(t, rest)
     L_phi = torch.minimum(L * phi, torch.pi * t + phi)
-    return _LogSines(phi.sin().log(), L_phi.sin().log(), psi.sin().log())
+    return phi.sin().log(), L_phi.sin().log(), psi.sin().log()
 
 
-def _log_sigma(sines: _LogSines, L: int) -> Tensor:
+def _log_sigma(phi: Tensor, L_phi: Tensor, psi: Tensor, L: int) -> Tensor:
     # sigma^2 = sin^(L + 1)((L + 1) phi) / (sin phi sin^L(L phi))
-    return 0.5 * ((L + 1) * sines.psi - sines.phi - L * sines.L_phi)
+    return 0.5 * ((L + 1) * psi - phi - L * L_phi)
 
 
 def product_density(num_factors: int, points: int = 1000) -> DensityCurve:
@@ -66,8 +66,7 @@ def product_density(num_factors: int, points: int = 1000) -> DensityCurve:
     It lies on 0 < sigma < sqrt((L+1)^(L+1) / L^L), integrates to 1 and has mean square 1; for L > 1 it is unbounded at
     0. The points are spaced so that about as much probability lies between any two neighbours, whatever L.
 
-    Raises ValueError unless 1 <= num_factors <= `MOST_FACTORS` and points >= 1. Both logarithms are exact to about
-    1e-15 num_factors. Cost O(points).
+    Raises ValueError unless points >= 1. Both logarithms are exact to about 1e-15 num_factors. Cost O(points).
 
     >>> curve = product_density(1, points=3)  # the quarter circle, p = sqrt(4 - sigma^2) / pi
     >>> curve.log_density.exp() * torch.pi / (4 - (2 * curve.log_sigma).exp()).sqrt()
@@ -80,10 +79,10 @@ def product_density(num_factors: int, points: int = 1000) -> DensityCurve:
     # u = psi / (psi + phi) is the share of probability below sigma, for large L.
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     whole = (L + 1) * (1 - u) + u
-    sines = _log_sines(u / whole, (L + 1) * (1 - u) / whole, L)
+    phi, L_phi, psi = _log_sines(u / whole, (L + 1) * (1 - u) / whole, L)
     # p = (2 / pi) sqrt(sin^3(phi) sin^(L - 2)(L phi) / sin^(L - 1)((L + 1) phi))
-    log_density = math.log(2 / math.pi) + 0.5 * (3 * sines.phi + (L - 2) * sines.L_phi - (L - 1) * sines.psi)
-    return DensityCurve(_log_sigma(sines, L), log_density)
+    log_density = math.log(2 / math.pi) + 0.5 * (3 * phi + (L - 2) * L_phi - (L - 1) * psi)
+    return DensityCurve(_log_sigma(phi, L_phi, psi, L), log_density)
 
 
 def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tensor, "*shape"]:
@@ -93,8 +92,6 @@ def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tenso
 
     This is the integral of huh2021 Equation 5 (its p(sigma) |sigma'| is the derivative), with sigma(phi) as in
     `product_density`, solved for phi by bisection. Exact to 1e-14, relatively so where F is small; float64.
-
-    Raises ValueError for a NaN, infinite or negative sigma, or unless 1 <= num_factors <= `MOST_FACTORS`.
     Cost: 64 evaluations of sigma(phi).
 
     >>> product_cdf(torch.tensor([0.0, 1.0, 2.0]), 1)  # the quarter circle: 1/3 + sqrt(3) / (2 pi) lies below 1
@@ -102,24 +99,17 @@ def product_cdf(sigma: Float[Tensor, "*shape"], num_factors: int) -> Float[Tenso
     """
     _check_factors(num_factors)
     L = num_factors
-    log_sigma = _checked(sigma).log()
+    log_sigma = checked(sigma).log()
     low = torch.full_like(log_sigma, _LEAST_LOG)
     high = torch.zeros_like(log_sigma)
     for _ in range(_BISECTIONS):
         log_t = (low + high) / 2
-        below = _log_sigma(_log_sines(log_t.exp(), -log_t.expm1(), L), L) < log_sigma
+        below = _log_sigma(*_log_sines(log_t.exp(), -log_t.expm1(), L), L) < log_sigma
         low, high = torch.where(below, log_t, low), torch.where(below, high, log_t)
     log_t = (low + high) / 2
-    sines = _log_sines(log_t.exp(), -log_t.expm1(), L)
+    phi, L_phi, psi = _log_sines(log_t.exp(), -log_t.expm1(), L)
     # F = (psi + L sin(phi) sin(psi) / sin(L phi)) / pi with psi = pi - (L + 1) phi: a sum of positive terms.
-    return log_t.exp() + L / torch.pi * (sines.phi + sines.psi - sines.L_phi).exp()
-
-
-def _checked(sigma: Tensor) -> Tensor:
-    sigma = sigma.double()
-    if not sigma.isfinite().all() or (sigma < 0).any():
-        raise ValueError("singular values must be finite and not negative")
-    return sigma
+    return log_t.exp() + L / torch.pi * (phi + psi - L_phi).exp()
 
 
 def differential_effective_rank(num_factors: int) -> float:
@@ -134,9 +124,8 @@ def differential_effective_rank(num_factors: int) -> float:
         c = M(1/2),   rho = ln c - M'(1/2) / (2 M(1/2))
           = ln c - ((L+1) psi((L+3) / 2) - psi(3/2) - L psi(L/2 + 2)) / 2
 
-    It is 4/3 + ln(2 / (3 pi)) for L = 1 and falls with L, near 1.332 - ln L for large L.
-
-    Raises ValueError unless 1 <= num_factors <= `MOST_FACTORS`. Exact to about 1e-15 num_factors. Cost O(1).
+    It is 4/3 + ln(2 / (3 pi)) for L = 1 and falls with L, near 1.332 - ln L for large L. Exact to about 1e-15 L.
+    Cost O(1).
 
     >>> math.isclose(differential_effective_rank(1), 4 / 3 + math.log(2 / (3 * math.pi)))
     True
@@ -156,7 +145,7 @@ def asymptotic_effective_rank(n: int, num_factors: int) -> float:
     The sum over n singular values, each with share sigma / (n c), becomes ln n plus the integral of Definition 6
     (huh2021 Appendix F): see `differential_effective_rank`. The scale of the entries cancels.
 
-    Raises ValueError unless n >= 1 and 1 <= num_factors <= `MOST_FACTORS`. Cost O(1).
+    Raises ValueError unless n >= 1. Cost O(1).
 
     >>> round(asymptotic_effective_rank(256, 1), 4), round(asymptotic_effective_rank(256, 8), 4)
     (5.3283, 4.4291)
@@ -180,14 +169,13 @@ def ks_distance(singular_values: Float[Tensor, "*batch k"], num_factors: int) ->
     independent draws, 2 to 3.5 / k (measured for k = 32 to 256, L to 64), and the tables of the Kolmogorov-Smirnov
     test do not apply.
 
-    Raises ValueError for a NaN, infinite or negative value, no value, or a number of factors out of range.
-    Cost: that of `product_cdf`, and a sort.
+    Raises ValueError for no value. Cost: that of `product_cdf`, and a sort.
 
     >>> ks_distance(torch.tensor([1.0, 1.0]), 1)
     tensor(0.6090, dtype=torch.float64)
     """
     _check_factors(num_factors)
-    sigma = _checked(singular_values).sort(-1).values
+    sigma = checked(singular_values).sort(-1).values
     k = sigma.shape[-1]
     if k == 0:
         raise ValueError("no singular values")

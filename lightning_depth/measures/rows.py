@@ -22,6 +22,15 @@ class NormalisedRows(NamedTuple):
     is_zero: Tensor
 
 
+def check_finite(values: Float[Tensor, "..."], what: str) -> None:
+    """Raise ValueError, that `what` not finite, for NaN or infinity.
+
+    >>> check_finite(torch.ones(2), "logits are")
+    """
+    if not values.isfinite().all():
+        raise ValueError(f"{what} not finite")
+
+
 def finite_rows(h: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
     """Representations flattened to rows, in float64. Raises ValueError for NaN or infinity.
 
@@ -29,8 +38,7 @@ def finite_rows(h: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
     tensor([[1., 1., 1., 1.]], dtype=torch.float64)
     """
     rows = h.flatten(1).double()
-    if not rows.isfinite().all():
-        raise ValueError("representations are not finite")
+    check_finite(rows, "representations are")
     return rows
 
 
@@ -100,6 +108,5 @@ def directions(h: Float[Tensor, "n ..."], centred: bool) -> tuple[Float[Tensor, 
         mean[tiny] *= _UP
         suspects = (norm <= 1e-10 * rows.shape[1] ** 0.5 * mean.abs()).nonzero().squeeze(1)
         norm[suspects] *= (flat[suspects] != flat[suspects, :1]).any(1)
-    if not norm.isfinite().all():
-        raise ValueError("representations are not finite")
+    check_finite(norm, "representations are")
     return rows, torch.where(norm > 0, 1 / norm, 0.0)

@@ -1,8 +1,13 @@
-"""Similarity of the representations of two layers: linear CKA, biased and debiased."""
+"""Similarity of the representations of two layers: linear CKA, biased and debiased.
+
+All raise ValueError for n < 4 samples if debiased, NaN or infinity, and cost float64 copies besides.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lightning_depth.measures.rows import check_finite, finite_rows
 
 # Where features are subtracted from, a self-HSIC is a difference of squares and below this fraction of them round-off.
 _ROUND_OFF = 1e-10
@@ -21,8 +26,7 @@ def _centred(grams: Tensor, debiased: bool) -> Tensor:
     """Double-centred matrices H K H; if debiased U-centred ones, the same over pairs of different samples."""
     n = grams.shape[-1]
     k = grams.to(torch.float64, copy=True)
-    if not k.isfinite().all():
-        raise ValueError("gram matrices are not finite")
+    check_finite(k, "gram matrices are")
     if debiased:
         k.diagonal(dim1=-2, dim2=-1).zero_()
     # K_ij - sum_l K_il / m - sum_l K_lj / m + sum_lq K_lq / (m m'),  (m, m') = (n - 2, n - 1) debiased, (n, n) else
@@ -44,43 +48,20 @@ def _alignment(hsic: Tensor, floor: Tensor) -> Tensor:
     return torch.where(scale[:, None] * scale > 0, scale[:, None] * hsic * scale, 0.0).clamp(-1, 1)
 
 
-def debiased_hsic(k: Float[Tensor, "n n"], l: Float[Tensor, "m m"]) -> Float[Tensor, ""]:  # noqa: E741
-    r"""The unbiased estimate of the HSIC of two kernels from their n x n Gram matrices (Song et al. 2012, Equation 5).
-
-        (1 / (n (n - 3))) [tr K~ L~ + 1'K~1 1'L~1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K~ L~ 1],   K~ = K without diagonal
-
-    Computed as <U(K), U(L)> / (n (n - 3)) with U-centred matrices (Szekely & Rizzo 2014), which is the same number. Its
-    expectation is 0 for independent features, so it may be negative, but not for K = L. Float64 throughout; the
-    matrices must be symmetric.
-
-    Raises ValueError for n < 4, two sizes, NaN or infinity. Cost: O(n^2) time, two float64 copies.
-
-    >>> line = torch.arange(4.0)[:, None]
-    >>> debiased_hsic(line @ line.T, line @ line.T)
-    tensor(2.1667, dtype=torch.float64)
-    """
-    if k.shape != l.shape:
-        raise ValueError(f"gram matrices have shapes {tuple(k.shape)} and {tuple(l.shape)}")
-    n = len(k)
-    _check_samples(n, debiased=True)
-    # <U(K), U(L)> / (n (n - 3))
-    return (_centred(k, debiased=True) * _centred(l, debiased=True)).sum() / (n * (n - 3))
-
-
 def cka_matrix(grams: Float[Tensor, "layers n n"], debiased: bool = True) -> Float[Tensor, "layers layers"]:
     r"""The CKA of every two layers, from the Gram matrices of their features on the same n samples.
 
         CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))                     (Kornblith et al. 2019, Equation 4)
 
-    `debiased` takes the unbiased HSIC (Nguyen et al. 2021, Equation 3), in [-1, 1] and 0 on average for independent
-    features; the biased one is in [0, 1] and tends to 1 for any two layers with many more features than samples.
-    For linear CKA, K = X X^T with X the flattened features, better centred: digits are lost if they lie far from 0.
+    `debiased` takes the unbiased HSIC (Song et al. 2012, Equation 5; Nguyen et al. 2021, Equation 3), by U-centred
+    matrices (Szekely & Rizzo 2014): in [-1, 1] and 0 on average for independent features; the biased one is in [0, 1]
+    and tends to 1 for any two layers with many more features than samples. For linear CKA, K = X X^T with X the
+    flattened features, better centred: digits are lost if they lie far from 0.
 
     A self-HSIC of zero, as of constant features or, debiased, of features that are all equally alike, correlates with
     nothing: 0, the diagonal included. What centring leaves counts as zero below 16 eps ||K||_F, eps that of the dtype.
 
-    Raises ValueError for n < 4 if debiased, NaN or infinity, and numbers so large that their HSIC is.
-    Cost: one product, layers^2 n^2; a float64 copy of the Grams.
+    Raises ValueError, too, for numbers so large that their HSIC is infinite. Cost: one product, layers^2 n^2.
 
     >>> line = torch.arange(5.0)[:, None]
     >>> layers = [line, 3 * line + 7, torch.ones(5, 2)]
@@ -99,9 +80,7 @@ def cka_matrix(grams: Float[Tensor, "layers n n"], debiased: bool = True) -> Flo
 
 def _centred_features(features: Tensor) -> Tensor:
     """Flattened features of mean zero, float64; constant ones become exactly zero."""
-    rows = features.flatten(1).double()
-    if not rows.isfinite().all():
-        raise ValueError("representations are not finite")
+    rows = finite_rows(features)
     rows = rows - rows[:1]  # the mean of equal numbers is rounded
     return rows - rows.mean(0)
 
@@ -120,8 +99,8 @@ def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."], debiased: b
     Constant features, and debiased those that are all equally alike, have self-HSIC zero and correlate with nothing: 0,
     with themselves too. A debiased self-HSIC counts as zero below 1e-10 of the biased one.
 
-    Raises ValueError for n < 4 if debiased, two numbers of samples, NaN or infinity.
-    Cost: the cheaper of n^2 (d1 + d2), by samples, and n (d1^2 + d1 d2 + d2^2), by features; float64 copies.
+    Raises ValueError, too, for two numbers of samples. Cost: the cheaper of n^2 (d1 + d2), by samples, and
+    n (d1^2 + d1 d2 + d2^2), by features.
 
     >>> line = torch.arange(5.0)[:, None]
     >>> linear_cka(line, 7 - 2 * line)

@@ -1,9 +1,10 @@
 """Ranks of a spectrum that are real numbers, its norms, and singular values that can be trained on.
 
 Every measure but the two counts can be differentiated, with respect to the spectrum and, through `singular_values`, to
-a matrix. The gradient is finite everywhere. With respect to a value that is exactly zero it is zero: the derivative
-among spectra with the same zeros (the one-sided derivative of the effective rank is +inf there). Where values tie for
-the largest it is shared among them.
+a matrix. They raise ValueError for a NaN, infinite or negative value, compute in float64, do not depend on the order of
+the values, and cost O(k) for k of them. The gradient is finite everywhere. With respect to a value that is exactly zero
+it is zero: the derivative among spectra with the same zeros (the one-sided derivative of the effective rank is +inf
+there). Where values tie for the largest it is shared among them.
 """
 
 import torch
@@ -36,8 +37,8 @@ def singular_values(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batc
     return torch.where(sigma > round_off, sigma, 0.0)
 
 
-def _checked(singular_values: Tensor) -> Tensor:
-    """The values in float64, without a gradient to those that are zero."""
+def checked(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
+    """The values in float64, without a gradient to those that are zero; ValueError as all measures here."""
     sigma = singular_values.double()
     if not sigma.isfinite().all() or (sigma < 0).any():
         raise ValueError("singular values must be finite and not negative")
@@ -49,12 +50,10 @@ def normalised_spectrum(singular_values: Float[Tensor, "*batch k"]) -> Float[Ten
 
     A spectrum of zeros (or of no values) stays one. The order is kept.
 
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
-
     >>> normalised_spectrum(torch.tensor([4.0, 2.0, 0.0]))
     tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
-    sigma = _checked(singular_values)
+    sigma = checked(singular_values)
     if sigma.shape[-1] == 0:
         return sigma
     largest = sigma.amax(-1, keepdim=True)
@@ -76,9 +75,7 @@ def effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, 
 
     It is between 0 (one value) and ln k (k equal values), and ln r for r equal values and any number of zeros. Roy &
     Vetterli (2007) call exp(rho) the effective rank: see `exp_effective_rank`. A spectrum of zeros has rank 0 and
-    effective rank ln 0 = -inf. Order does not matter; float64 throughout.
-
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
+    effective rank ln 0 = -inf.
 
     >>> effective_rank(torch.tensor([3.0, 3.0, 0.0])).exp()
     tensor(2., dtype=torch.float64)
@@ -94,8 +91,6 @@ def exp_effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tens
 
     It is r for r equal values and any number of zeros, and 0 for a spectrum of zeros.
 
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
-
     >>> exp_effective_rank(torch.ones(4))
     tensor(4., dtype=torch.float64)
     """
@@ -105,9 +100,7 @@ def exp_effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tens
 def stable_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
     r"""The stable rank, sum_i sigma_i^2 / sigma_1^2 = ||A||_F^2 / ||A||_2^2 (nichani2020 Definition 1).
 
-    It is between 1 and k, and 0 for a spectrum of zeros. Order does not matter; float64 throughout.
-
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
+    It is between 1 and k, and 0 for a spectrum of zeros.
 
     >>> stable_rank(torch.tensor([2.0, 1.0, 1.0]))
     tensor(1.5000, dtype=torch.float64)
@@ -122,8 +115,6 @@ def participation_ratio(spectrum: Float[Tensor, "*batch k"]) -> Float[Tensor, "*
     The usual participation ratio of a covariance is that of its eigenvalues: pass those, or the squared singular values
     of the centred data. Singular values that are not squared give another number. It is r for r equal values and any
     number of zeros, and 0 for a spectrum of zeros.
-
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
 
     >>> participation_ratio(torch.tensor([2.0, 1.0, 1.0]))
     tensor(2.6667, dtype=torch.float64)
@@ -144,7 +135,7 @@ def threshold_rank(
     A share is of the sum, as in the paper, so no more than 1 / tau values can count, in however large a matrix;
     `of_largest` takes the share sigma_i / sigma_1 instead. At tau = 0 all k values count, zeros too.
 
-    Raises ValueError for a NaN, infinite or negative value or a threshold outside [0, 1]. Cost O(k); no gradient.
+    Raises ValueError for a threshold outside [0, 1], too. No gradient.
 
     >>> sigma = torch.tensor([8.0, 1.0, 1.0, 0.0])
     >>> threshold_rank(sigma, 0.1), threshold_rank(sigma, 0.2), threshold_rank(sigma, 0.125, of_largest=True)
@@ -165,8 +156,6 @@ def threshold_rank_auc(singular_values: Float[Tensor, "*batch k"]) -> Float[Tens
     It is between 1 and k, r for r equal values, and 0 for a spectrum of zeros. The paper proposes the area without a
     formula: with the shares of the sum of its Definition 3 it would be 1 for every matrix.
 
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
-
     >>> threshold_rank_auc(torch.tensor([2.0, 1.0, 1.0]))
     tensor(2., dtype=torch.float64)
     """
@@ -185,9 +174,7 @@ def numerical_rank(
         singular_values: of an m x n matrix.
         rows: m.
         columns: n.
-        dtype: the matrix's own, whose eps it is; None: that of `singular_values`.
-
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k); no gradient.
+        dtype: the matrix's own, whose eps it is; None: that of `singular_values`. No gradient.
 
     >>> numerical_rank(torch.tensor([1.0, 1e-3, 1e-7]), rows=3, columns=3)
     tensor(2)
@@ -200,9 +187,8 @@ def numerical_rank(
 def schatten_norm(singular_values: Float[Tensor, "*batch k"], p: int | float) -> Float[Tensor, "*batch"]:
     r"""The Schatten p-norm of a matrix with these singular values, (sum_i sigma_i^p)^(1/p), float64.
 
-    p = 1 is the nuclear norm, 2 the Frobenius norm, infinity the spectral norm sigma_1.
-
-    Raises ValueError for a NaN, infinite or negative value, or p < 1. Cost O(k).
+    p = 1 is the nuclear norm, 2 the Frobenius norm, infinity the spectral norm sigma_1. Raises ValueError for p < 1,
+    too.
 
     >>> sigma = torch.tensor([4.0, 3.0, 0.0])
     >>> [float(schatten_norm(sigma, p)) for p in (1, 2, torch.inf)]
@@ -210,7 +196,7 @@ def schatten_norm(singular_values: Float[Tensor, "*batch k"], p: int | float) ->
     """
     if not p >= 1:
         raise ValueError(f"a norm needs p >= 1, not {p}")
-    sigma = _checked(singular_values)
+    sigma = checked(singular_values)
     if sigma.shape[-1] == 0:
         return sigma.sum(-1)
     # In units of the largest, so that no p-th power leaves the range of float64; for the gradient it is a constant.
@@ -225,8 +211,6 @@ def nuclear_norm(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*
     r"""The nuclear norm, sum_i sigma_i, of a matrix with these singular values (huh2021 Definition 5).
 
     It is the norm of scale and not of rank: twice the matrix has twice the norm.
-
-    Raises ValueError for a NaN, infinite or negative value. Cost O(k).
 
     >>> nuclear_norm(torch.tensor([4.0, 3.0, 0.0]))
     tensor(7., dtype=torch.float64)

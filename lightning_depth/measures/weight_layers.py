@@ -1,6 +1,6 @@
 """The depth of any network as one number: weight matrices and kernels on the longest path from input to output."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,9 +62,10 @@ class _Counts:
     def __contains__(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._found
 
-    def raise_to(self, tensor: Tensor, number: int) -> None:
-        storage = tensor.untyped_storage()  # kept, so that its address is not given to another
-        self._found[storage._cdata] = storage, max(number, self.get(tensor, 0))
+    def raise_to(self, number: int, tree: Any) -> None:
+        for tensor in _tensors(tree):
+            storage = tensor.untyped_storage()  # kept, so that its address is not given to another
+            self._found[storage._cdata] = storage, max(number, self.get(tensor, 0))
 
 
 class _Paths(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -73,10 +74,8 @@ class _Paths(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module, inputs: Sequence[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.activations, self.weights = _Counts(), _Counts()
-        for parameter in network.parameters():
-            self.weights.raise_to(parameter, 0)
-        for tensor in _tensors(inputs):
-            self.activations.raise_to(tensor, 0)
+        self.weights.raise_to(0, list(network.parameters()))
+        self.activations.raise_to(0, inputs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func` and count what comes out."""
@@ -88,16 +87,12 @@ class _Paths(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if data:
             # A matrix that nothing was multiplied into counts 1.
             matrices = max(max(count, 1) for count in weights) if product and weights else 0
-            self._raise(self.activations.raise_to, out, max(data) + matrices)
+            self.activations.raise_to(max(data) + matrices, out)
         elif product and sum(t in self.weights and t.dim() >= 2 for t in given) > 1:
-            self._raise(self.weights.raise_to, out, sum(max(count, 1) for count in weights[-2:]))
+            self.weights.raise_to(sum(max(count, 1) for count in weights[-2:]), out)
         elif weights:
-            self._raise(self.weights.raise_to, out, max(weights))
+            self.weights.raise_to(max(weights), out)
         return out
-
-    def _raise(self, raise_to: Callable[[Tensor, int], None], out: Any, number: int) -> None:
-        for tensor in _tensors(out):
-            raise_to(tensor, number)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

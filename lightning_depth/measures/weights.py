@@ -1,7 +1,6 @@
 """How far training has moved the weights (zhang2019 Appendix D)."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -32,27 +31,3 @@ def relative_distance(weight: Float[Tensor, "..."], initial: Float[Tensor, "..."
         return 0.0 if distance == 0 else math.inf
     # ||W - W0||_F / ||W0||_F
     return distance / size
-
-
-def relative_distances(state: Mapping[str, Tensor], initial_state: Mapping[str, Tensor]) -> dict[str, float]:
-    """The `relative_distance` of every floating-point tensor of a state dict, by name, in the order of `state`.
-
-    Buffers of floating-point numbers (BatchNorm's running mean) are among them; counters and masks are not.
-
-    Raises ValueError, with the names, for tensors that only one of the two states has, for shapes that differ, NaN or
-    infinity. Cost: that of `relative_distance`, one tensor at a time.
-
-    >>> before, after = ({"w": torch.tensor([w]), "batches": torch.tensor(n)} for w, n in [(1.0, 0), (2.5, 7)])
-    >>> relative_distances(after, before)
-    {'w': 1.5}
-    """
-    if odd := sorted(state.keys() ^ initial_state.keys()):
-        raise ValueError(f"only one of the two states has {', '.join(odd)}")
-    distances = {}
-    for name, weight in state.items():
-        if weight.is_floating_point():
-            try:
-                distances[name] = relative_distance(weight, initial_state[name])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-    return distances

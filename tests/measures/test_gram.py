@@ -13,9 +13,9 @@ from lightning_depth.measures.gram import (
     cosine_gram,
     gram_effective_rank,
     gram_spectrum,
-    linear_gram,
 )
 from lightning_depth.measures.spectra import effective_rank
+from tests.oracles import linear_gram
 
 
 def features(p: int, *shape: int, seed: int = 0) -> Tensor:

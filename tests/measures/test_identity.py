@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_depth.measures.identity import at_correlation, cosine_to, identity_and_constant, mse_to
+from lightning_depth.measures.identity import at_correlation, cosine_to, mse_to
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -69,11 +69,10 @@ def test_a_constant_predictor_and_the_identity_have_known_answers() -> None:
     rho = torch.linspace(-1, 1, 9, dtype=torch.float64)
     inputs = inputs_at(rho, example)
     error = 2 * example.square().mean() * (1 - rho)
-    constant = identity_and_constant(example.expand_as(inputs), inputs, example)
-    identity = identity_and_constant(inputs, inputs, example)
-    ones, zeros = torch.ones_like(rho), torch.zeros_like(rho)
-    for measured, expected in [(constant, (rho, ones, error, zeros)), (identity, (ones, rho, zeros, error))]:
-        for value, answer in zip(measured, expected, strict=True):
+    constant, ones, zeros = example.expand_as(inputs), torch.ones_like(rho), torch.zeros_like(rho)
+    for predictions, expected in [(constant, (rho, ones, error, zeros)), (inputs, (ones, rho, zeros, error))]:
+        found = [measure(predictions, to) for measure in (cosine_to, mse_to) for to in (inputs, example)]
+        for value, answer in zip(found, expected, strict=True):
             torch.testing.assert_close(value, answer, rtol=0, atol=1e-13)
     # Control: with an offset the Pearson correlation of the constant predictor is another number.
     shifted = inputs_at(rho, example + 1)

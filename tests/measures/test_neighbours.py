@@ -16,10 +16,9 @@ from lightning_depth.measures.neighbours import (
     NearestMeanClassifier,
     NearestNeighbours,
     nearest_mean_predictions,
-    nearest_mean_predictions_nxc,
     neighbour_predictions,
-    neighbour_predictions_nxn,
 )
+from tests.oracles import nearest_mean_predictions_nxc, neighbour_predictions_nxn
 
 
 def split(n: int, shape: tuple[int, ...], classes: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -12,17 +12,15 @@ from torch import Tensor
 
 from lightning_depth.measures.neural_collapse import (
     NeuralCollapse,
-    class_means,
     disagreements,
     equiangularity,
     equinorm,
     maximal_angle,
     normalised_variance,
-    normalised_variance_of,
     self_duality,
     within_class_variability,
-    within_class_variability_of,
 )
+from tests.oracles import class_means, normalised_variance_by_pairs, within_class_variability_dxd
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric NeuralCollapse was called before")
 
@@ -104,7 +102,7 @@ def test_the_streamed_numbers_are_those_of_the_published_steps(
     expected = published(train[0].numpy(), torch.searchsorted(seen, train[1]).numpy(), w[seen].numpy())
     assert found == pytest.approx(expected, rel=1e-7, abs=1e-9)
     means, _ = class_means(*train)
-    slow = {"nc1": within_class_variability(*train), "cdnv": normalised_variance(*train)}
+    slow = {"nc1": within_class_variability_dxd(*train), "cdnv": normalised_variance_by_pairs(*train)}
     assert {name: float(value) for name, value in slow.items()} == pytest.approx(
         {name: found[name] for name in slow}, rel=1e-7, abs=1e-9
     )
@@ -160,9 +158,9 @@ def test_a_pair_of_identical_means_is_infinite_for_cdnv_and_does_not_count_for_n
     h = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0], [6.0, 1.0], [6.0, -1.0]])
     y = torch.tensor([0, 0, 1, 1, 2, 2])
     found = values(streamed((h, y)))
-    assert found["cdnv"] == math.inf == float(normalised_variance(h, y))
+    assert found["cdnv"] == math.inf == float(normalised_variance_by_pairs(h, y))
     assert found["nc1"] == pytest.approx((1 / 3) / 24, rel=1e-12)
-    assert float(within_class_variability(h, y)) == pytest.approx(found["nc1"], rel=1e-12)
+    assert float(within_class_variability_dxd(h, y)) == pytest.approx(found["nc1"], rel=1e-12)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
@@ -175,7 +173,7 @@ def test_identical_class_means_are_infinite_with_variance_and_undefined_without(
     found = values(streamed((h, y), classes=3, batch=5, w=w))
     for name in ("nc1", "cdnv"):
         assert found[name] == math.inf if spread else math.isnan(found[name])
-    for slow in (within_class_variability(h, y), normalised_variance(h, y)):
+    for slow in (within_class_variability_dxd(h, y), normalised_variance_by_pairs(h, y)):
         assert slow == math.inf if spread else slow.isnan()
     for name in ("nc2_equinorm", "nc2_equiangularity", "nc2_maximal_angle", "nc3"):
         assert math.isnan(found[name])
@@ -214,7 +212,7 @@ def test_more_classes_than_features() -> None:
     classes = len(train[1].unique())
     found = values(streamed(train, classes=12))
     assert classes > 4
-    assert found["nc1"] == pytest.approx(float(within_class_variability(*train)), rel=1e-9)
+    assert found["nc1"] == pytest.approx(float(within_class_variability_dxd(*train)), rel=1e-9)
 
 
 def test_nc4_is_the_share_decided_otherwise_than_by_the_nearest_training_mean() -> None:
@@ -255,15 +253,15 @@ def test_input_that_is_not_finite_raises(bad: float) -> None:
         lambda: metric.update_prototypes(broken, y),
         lambda: metric.update(broken, logits),
         lambda: metric.update(h, broken_logits),
-        lambda: within_class_variability(broken, y),
-        lambda: normalised_variance(broken, y),
+        lambda: within_class_variability_dxd(broken, y),
+        lambda: normalised_variance_by_pairs(broken, y),
         lambda: equinorm(broken),
         lambda: equiangularity(broken),
         lambda: maximal_angle(broken),
         lambda: self_duality(broken, h),
         lambda: self_duality(h, broken),
-        lambda: normalised_variance_of(torch.ones(6), broken),
-        lambda: within_class_variability_of(torch.eye(3), broken),
+        lambda: normalised_variance(torch.ones(6), broken),
+        lambda: within_class_variability(torch.eye(3), broken),
     ):
         with pytest.raises(ValueError, match="not finite"):
             call()
@@ -289,7 +287,7 @@ def test_mistaken_calls_raise() -> None:
     for call in (
         metric.compute,
         lambda: class_means(h, y * 0),
-        lambda: within_class_variability(h, y * 0),
+        lambda: within_class_variability_dxd(h, y * 0),
         lambda: equinorm(h[:1]),
     ):
         with pytest.raises(ValueError, match="two classes or more, not 1"):

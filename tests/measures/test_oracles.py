@@ -25,7 +25,7 @@ from sklearn.metrics.pairwise import cosine_similarity, linear_kernel
 from torch import Tensor, nn
 
 from lightning_depth import callbacks
-from lightning_depth.measures.gram import cosine_gram, linear_gram
+from lightning_depth.measures.gram import cosine_gram
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import frobenius_norm, layer_operator
 from lightning_depth.measures.random_matrices import product_density
@@ -44,6 +44,7 @@ from lightning_depth.measures.spectra import (
 )
 from lightning_depth.measures.weights import relative_distance
 from lightning_depth.probes import Look
+from tests.oracles import linear_gram
 
 
 class Layer(NamedTuple):

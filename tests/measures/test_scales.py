@@ -22,9 +22,10 @@ from lightning_depth.measures import (
     spectra,
     weights,
 )
-from lightning_depth.measures.collapse import CollapseClassifier, expected_errors, vote_predictions_nxn
+from lightning_depth.measures.collapse import CollapseClassifier, expected_errors
 from lightning_depth.measures.operators import frobenius_norm, layer_operator
 from lightning_depth.measures.rows import lengths, normalised, unit_rows
+from tests.oracles import debiased_hsic, linear_gram, vote_predictions_nxn
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 # 8e-31 and 1.3e30
@@ -163,7 +164,7 @@ MEASURES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "lengths": (lambda h: lengths(h.float() if h.dtype == torch.bfloat16 else h).double(), 1),
     "unit_rows": (lambda h: unit_rows(h.double()), 0),
     "cosine_gram": (gram.cosine_gram, 0),
-    "linear_gram": (gram.linear_gram, 2),
+    "linear_gram": (linear_gram, 2),
     "gram_spectrum": (gram.gram_spectrum, 0),
     "gram_spectrum, wide": (lambda h: gram.gram_spectrum(h[:4]), 0),
     "gram_spectrum, linear": (lambda h: gram.gram_spectrum(h[:4], "linear"), 2),
@@ -171,7 +172,7 @@ MEASURES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "linear_cka": (lambda h: similarity.linear_cka(h[:, :3], h[:, 3:]), 0),
     "linear_cka, biased": (lambda h: similarity.linear_cka(h[:, :3], h[:, 3:], debiased=False), 0),
     "linear_cka, wide": (lambda h: similarity.linear_cka(h[:5], h[5:10]), 0),
-    "debiased_hsic": (lambda h: similarity.debiased_hsic(*[(p @ p.mT) for p in (h.double(), h.double())]), 4),
+    "debiased_hsic": (lambda h: debiased_hsic(*[(p @ p.mT) for p in (h.double(), h.double())]), 4),
     "nearest mean": (lambda h: errors_of(neighbours.NearestMeanClassifier(CLASSES, (6,)), h), 0),
     "neighbours, cosine": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,)), h), 0),
     "neighbours": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,), cosine=False), h), 0),

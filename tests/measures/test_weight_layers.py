@@ -5,11 +5,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from lightning_depth.layers.expansion import expand, in_sequence
+from lightning_depth.layers.expansion import expand
 from lightning_depth.measures.weight_layers import weight_layers
 from lightning_depth.models import MLP, ConvNet, DeepLinear, FullyConv, HuhCNN, ResNet
 from lightning_depth.models.resnet import TABLE_1
 from lightning_depth.models.shapes import Shapes
+from tests.oracles import in_sequence
 
 IMAGES = Shapes((3, 16, 16), classes=10)
 

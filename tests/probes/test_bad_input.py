@@ -24,8 +24,9 @@ from lightning_depth.callbacks import (
     WeightDistance,
 )
 from lightning_depth.errors import UserError
-from lightning_depth.measures.collapse import expected_errors, vote_predictions_nxn
+from lightning_depth.measures.collapse import expected_errors
 from lightning_depth.probes import AbstractProbe
+from tests.oracles import vote_predictions_nxn
 from tests.probes.foreign import Data, Foreign, autoencoder, convnet, loaders, readings, trainer, validated
 
 PROBES = [v for v in (getattr(shelf, name) for name in dir(shelf)) if issubclass(v, AbstractProbe)]

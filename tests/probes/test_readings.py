@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_depth.callbacks import EffectiveRank, OperatorNorm, RepresentationCollapse
 from lightning_depth.errors import UserError
-from lightning_depth.measures.collapse import expected_errors, vote_predictions_nxn
+from lightning_depth.measures.collapse import expected_errors
 from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.calls import stages, trace
+from tests.oracles import vote_predictions_nxn
 from tests.probes.foreign import Foreign, convnet, loaders, mlp, resnet18, trainer
 
 
