@@ -76,7 +76,9 @@ class IdentityConstant(AbstractSampleProbe):
         inputs, _ = self.fixed_samples(look)
         if not self.is_real("inputs", inputs):
             return
-        example = inputs[-1]
+        if len(inputs) <= self.example:
+            raise UserError(f"IdentityConstant: example={self.example}, but there are {len(inputs)} training samples.")
+        example = inputs[self.example]
         generator = torch.Generator().manual_seed(0)
         rhos = torch.tensor(self.correlations, dtype=torch.float64).repeat_interleave(self.draws)
         noise = torch.randn(len(rhos), *example.shape, generator=generator).to(example)

@@ -59,7 +59,10 @@ class OperatorNorm(AbstractProbe):
                 continue
             except ValueError as error:
                 raise ValueError(f"{call.name}: {error}") from error
-            estimate = operator_norm(operator, start=self._starts.get(call.name), rtol=self.rtol)
+            start = self._starts.get(call.name)
+            if start is not None and start.shape != operator.input_shape:
+                start = None  # of images of another size
+            estimate = operator_norm(operator, start=start, rtol=self.rtol)
             self._starts[call.name] = estimate.start
             yield call.name, "norm", estimate.value
             yield call.name, "residual", estimate.residual

@@ -261,6 +261,7 @@ class NeuralCollapse(AbstractTwoSplits):
         every_class = torch.eye(self.num_classes, dtype=labels.dtype, device=labels.device)
         self._add_scatter(torch.cat([rows - means[y.long()], gaps]), torch.cat([labels, every_class]))
         self.class_sums += sums
+        self._update_count += 1  # without a decision to judge nothing else is ever given
 
     def _sync(self) -> None:
         counts, means = self.class_counts.double(), self._means()

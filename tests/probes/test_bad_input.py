@@ -314,8 +314,27 @@ def test_classes_that_no_training_sample_shows():
     found, messages = said(validated, convnet(), NeuralCollapse(), of_classes(0, 1, 2))
     assert any("NeuralCollapse: no nc3 and no nc4 at model.3: it has 4 outputs for 3 classes" in m for m in messages)
     assert "nc3" not in {key for _, key in found}
+    assert not any("compute" in m for m in messages), messages  # of torchmetrics, which speaks to its own users
     with pytest.raises(UserError, match=r"^NeuralCollapse, .*epoch 0: .*two classes or more, not 1"):
         validated(convnet(), NeuralCollapse(), of_classes(0))
+
+
+def test_images_of_another_size_need_no_start_of_theirs():
+    torch.manual_seed(0)
+    module = Foreign(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    )
+    for make in (OperatorNorm, lambda: JacobianNorm(samples=4)):
+        seen_before = make()
+        validated(module, seen_before, loaders(size=8))
+        found, fresh = validated(module, seen_before, loaders(size=10)), validated(module, make(), loaders(size=10))
+        for key, value in fresh.items():
+            assert key[1] == "seconds" or found[key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
+
+
+def test_an_example_that_is_not_there():
+    with pytest.raises(UserError, match="example=60, but there are 48 training samples"):
+        validated(autoencoder(), IdentityConstant(example=60))
 
 
 def test_more_features_than_nc1_may_hold():
