@@ -1,5 +1,6 @@
 """Gaussian inputs with k-local and k-global labels (mori2020 2.1)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, final
 
@@ -33,6 +34,17 @@ def k_global_feature(x: Float[Tensor, "n d"], indices: Sequence[int]) -> Float[T
     for i in indices:
         product *= x.roll(-i, dims=1)
     return product.sum(dim=1)
+
+
+def k_local_stability(k: int, strength: float) -> float:
+    """The chance that no change of one component by +-strength flips the k-local label of a Gaussian input.
+
+    s(v) = P(|x_i| > v)^k = erfc(v / sqrt 2)^k: the exact curve of the label in mori2020 Figure 5.
+
+    >>> round(k_local_stability(2, 1.0), 4)
+    0.1007
+    """
+    return math.erfc(strength / math.sqrt(2)) ** k
 
 
 class AbstractRelevantFeature(AbstractTensorData):

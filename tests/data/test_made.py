@@ -19,7 +19,7 @@ from lightning_depth.data.ising import (
     energy_log_probabilities,
     sample_ising,
 )
-from lightning_depth.data.k_local import KGlobal, KLocal, k_global_feature, k_local_feature
+from lightning_depth.data.k_local import KGlobal, KLocal, k_global_feature, k_local_feature, k_local_stability
 from lightning_depth.data.low_rank_least_squares import LowRankLeastSquares, low_rank_map
 from lightning_depth.data.patterns import Patterns, patterns, translated
 from lightning_depth.data.random_labels import RandomLabels
@@ -193,14 +193,6 @@ def test_indices_are_given_or_drawn_for_all_splits():
     for split in ("val", "test"):
         x, y = data.split(split)
         assert torch.equal(y == 0, k_local_feature(x, data.indices) >= 0)
-
-
-def k_local_stability(k, strength):
-    """The chance that no change of one component by +-strength flips the k-local label of a Gaussian input.
-
-    s(v) = P(|x_i| > v)^k = erfc(v / sqrt 2)^k: the exact curve of the label in mori2020 Figure 5.
-    """
-    return math.erfc(strength / math.sqrt(2)) ** k
 
 
 def test_local_stability_of_the_local_label_is_exact():
