@@ -1,9 +1,26 @@
 """How tests are shared out among processes: a test that brings its process down has failed, and is not tried again."""
 
+import os
 import sys
 
 import pytest
 from xdist.scheduler import LoadGroupScheduling
+
+
+# A process for each core: threads of their own would only wait for each other. Read by torch when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Tests that share what a fixture made run in one process, or each process would make it."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        for name, found in fixtures.name2fixturedefs.items() if fixtures else ():
+            if found[-1].scope != "function" and found[-1].func.__code__.co_filename == str(item.path):
+                of = item.callspec.indices.get(name, "") if hasattr(item, "callspec") else ""
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{name}{of}"))
+                break
 
 
 class FailOnce(LoadGroupScheduling):

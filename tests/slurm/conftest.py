@@ -22,8 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Cluster]:
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A running cluster; without an installation the tests are skipped, and fail where CI=true promises one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Fails where another process has made it: xdist has lost its groups, and every job would run twice.
+        (tmp_path_factory.getbasetemp().parent / "cluster").mkdir()
     missing = missing_programs()
     if missing:
         how = f"Slurm is not installed. To run these tests: apt-get install --no-install-recommends {PACKAGES}"
