@@ -8,11 +8,7 @@ from lightning_depth.training.fit import evaluate, fit
 
 
 def main(command: str, words: Sequence[str]) -> None:
-    """Run a command of Lightning's trainer.
-
-    Raises:
-        UserError: anything that the user can mend.
-    """
+    """Run a command of Lightning's trainer; what the user can mend is a `UserError`."""
     if asks_for_help(words):
         parser(command).parse_args(list(words))  # prints and exits
     config = resolve(command, words)

@@ -3,8 +3,10 @@
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
@@ -12,8 +14,9 @@ from matplotlib.layout_engine import LayoutEngine
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
 
-from lightning_depth.figures.style import DPI, FALLBACK, QUIET, REDUCED
+from lightning_depth.figures.style import DPI, FALLBACK, QUIET, REDUCED, STYLE
 from lightning_depth.figures.wording import ellipsis
+from lightning_depth.results import atomic_file
 
 WIDTH, PAD = 16.0, 0.25  # inches: of the page, and of the white on the left and right of whatever stands on it
 
@@ -52,6 +55,13 @@ def compose(parts: Sequence[Part]) -> Figure:
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=Filling())
     _stack(figure, parts, height)
     return figure
+
+
+def write_png(target: Path, draw: Callable[[], Figure]) -> Path:
+    """Draw a figure into the file `target`, which appears whole or not at all; its path again."""
+    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
+        draw().savefig(unfinished, format="png")
+    return target
 
 
 def _stack(figure: Figure | SubFigure, parts: Sequence[Part], height: float) -> None:

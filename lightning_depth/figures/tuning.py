@@ -5,16 +5,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_depth.errors import UserError
 from lightning_depth.figures import style
-from lightning_depth.figures.page import band, compose, on_axes, words
+from lightning_depth.figures.page import band, compose, on_axes, words, write_png
 from lightning_depth.figures.wording import number
-from lightning_depth.results import TRIALS, Table, atomic_file
+from lightning_depth.results import TRIALS, Table
 
 DIVERGED = "diverged"
 
@@ -58,15 +57,13 @@ def draw_tuning(directory: Path) -> Path:
     Raises:
         UserError: there is no table, or it has no row.
     """
-    path, target = directory / TRIALS, directory / "tune.png"
+    path = directory / TRIALS
     if not path.is_file():
         raise UserError(f"{directory} is no directory of a search: it has no {TRIALS}.")
     rows = Table(path).rows()
     if not rows:
         raise UserError(f"{path} has no row yet.")
-    with mpl.rc_context(style.STYLE), atomic_file(target) as unfinished:
-        draw(rows).savefig(unfinished, format="png")
-    return target
+    return write_png(directory / "tune.png", lambda: draw(rows))
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -112,9 +109,7 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     own: Any = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
     ax.plot([trial.value for trial in good], means, "-o", **own)
     if best is not None:
-        ax.plot(
-            [best.value], [best.mean], "o", color="white", markeredgecolor=style.VALIDATION, markersize=10, zorder=4
-        )
+        style.draw_ring(ax, best.value, best.mean, size=10)
         ax.axvline(best.value, color=style.VALIDATION, label=f"best: {best.value:g}", **style.DASHED)
     lost = [trial.value for trial in trials if trial.diverged]
     if lost:

@@ -93,14 +93,11 @@ class DeepLinear(AbstractFamily):
             if initial_depth < depth:
                 raise UserError(f"DeepLinear initial_depth={initial_depth} must be at least depth={depth}.")
             if layer != "dense" or residual or batch_norm or bias or initial == "ntk":
-                raise UserError(
-                    "DeepLinear initial_depth is for plain products of dense matrices:\n"
-                    "leave out toeplitz, residual, batch_norm, bias and ntk."
-                )
+                plain = "plain products of dense matrices:\nleave out toeplitz, residual, batch_norm, bias and ntk."
+                raise UserError(f"DeepLinear initial_depth is for {plain}")
         self.depth, self.width, self.layer = depth, width, layer
         self.residual, self.batch_norm, self.bias = residual, batch_norm, bias
-        self.initial: InitialName = initial
-        self.initial_scale, self.initial_depth = initial_scale, initial_depth
+        self.initial, self.initial_scale, self.initial_depth = initial, initial_scale, initial_depth
 
     def build(self, shapes: Shapes) -> nn.Module:
         inputs, outputs = math.prod(shapes.input), shapes.outputs

@@ -31,11 +31,7 @@ class Imported(AbstractFamily):
     """
 
     def __init__(
-        self,
-        network: str,
-        arguments: dict[str, Any] | None = None,
-        state: str | None = None,
-        **recipe: Any,
+        self, network: str, arguments: dict[str, Any] | None = None, state: str | None = None, **recipe: Any
     ) -> None:
         super().__init__(**recipe)
         self.save_hyperparameters()
@@ -102,9 +98,7 @@ def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
             net.eval()(torch.zeros(1, *input_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{name} refuses inputs of shape {input_shape}: {reason}\n"
-            "The data's image_size and rgb (three channels from one) may help."
-        ) from error
+        hint = "The data's image_size and rgb (three channels from one) may help."
+        raise UserError(f"{name} refuses inputs of shape {input_shape}: {reason}\n{hint}") from error
     finally:
         net.train(training)

@@ -40,11 +40,7 @@ class Goals(Callback):
     """
 
     def __init__(
-        self,
-        train_acc: float | None = None,
-        train_loss: float | None = None,
-        every: int = 1,
-        judge: Judge = "running",
+        self, train_acc: float | None = None, train_loss: float | None = None, every: int = 1, judge: Judge = "running"
     ) -> None:
         if every < 1:
             raise UserError(f"Goals are judged every 1 or more epochs, not every={every}.")
@@ -133,10 +129,8 @@ def train_eval(trainer: Trainer, model: AbstractModel) -> dict[str, Tensor]:
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if not hasattr(datamodule, "train_eval_dataloader"):
-        raise UserError(
-            "Goals on current weights need the training samples as they are: "
-            f"{type(datamodule).__name__} has no `train_eval_dataloader()`."
-        )
+        lack = f"{type(datamodule).__name__} has no `train_eval_dataloader()`"
+        raise UserError(f"Goals on current weights need the training samples as they are: {lack}.")
     means = {key: mean for key, mean in model.new_metrics().to(model.device).items() if isinstance(mean, SampleMean)}
     with undisturbed(model), _evaluating(model):
         broadcast_buffers(trainer, model)

@@ -75,10 +75,8 @@ class SlurmRequeue(Callback):
     def _slurm(self, *command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(
-                f"Cannot requeue this job: {' '.join(command)}: {done.stderr.strip()}\n"
-                f"The run can go on with --ckpt_path {self.path}."
-            )
+            said = f"{' '.join(command)}: {done.stderr.strip()}\nThe run can go on with --ckpt_path {self.path}."
+            raise UserError(f"Cannot requeue this job: {said}")
         return done.stdout.strip()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
