@@ -44,7 +44,7 @@ def draw_curves(ax: Axes, panel: Curves, best: Best | None = None) -> None:
     if best is not None and first <= best.epoch <= last:
         ax.axvline(best.epoch, color=style.QUIET, zorder=2, label="best epoch", **style.DASHED)
     if best is not None and best.panel == panel.name:
-        style.draw_ring(ax, best.epoch, best.value, size=7)
+        style.draw_ring(ax, best.epoch, best.value, size=7.0)
         said = f"best {with_unit(panel, best.value)}, epoch {best.epoch:g}"
         ax.text(1.0, 1.02, said, transform=ax.transAxes, ha="right", va="bottom", size=8.5, color=style.VALIDATION)
     _label_ends(ax, ends)

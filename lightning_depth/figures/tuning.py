@@ -52,10 +52,7 @@ def best_of(trials: Sequence[Trial], direction: str) -> Trial | None:
 def draw_tuning(directory: Path) -> Path:
     """Draw `tune.png` from the `trials.csv` in `directory`: every fold, every trial's mean, the best, what diverged.
 
-    The file appears whole or not at all.
-
-    Raises:
-        UserError: there is no table, or it has no row.
+    The file appears whole or not at all. A `UserError` where there is no table, or it has no row.
     """
     path = directory / TRIALS
     if not path.is_file():
@@ -69,7 +66,8 @@ def draw_tuning(directory: Path) -> Path:
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The picture of the rows of a table."""
     trials = trials_of(rows)
-    metric, direction, data = (_first(rows, column) for column in ("metric", "direction", "data"))
+    said_in = {column: [str(row[column]) for row in rows if row[column]] for column in ("metric", "direction", "data")}
+    metric, direction, data = (next(iter(said), "") for said in said_in.values())
     key, metric = str(rows[0]["key"]), metric or "metric"
     best = best_of(trials, direction or "max")
     lost = sum(trial.diverged for trial in trials)
@@ -91,11 +89,6 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return compose([*bands, title, words("  ·  ".join(said), 9.0, lines=2), on_axes(4.6, metric, plot)])
 
 
-def _first(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    """What the first row says that says anything in this column."""
-    return next((str(row[column]) for row in rows if row[column]), "")
-
-
 def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     """Every fold, the mean of every trial, the best, and what diverged, over the values that were tried."""
     style.draw_frame(ax)
@@ -109,7 +102,7 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     own: Any = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
     ax.plot([trial.value for trial in good], means, "-o", **own)
     if best is not None:
-        style.draw_ring(ax, best.value, best.mean, size=10)
+        style.draw_ring(ax, best.value, best.mean, size=10.0)
         ax.axvline(best.value, color=style.VALIDATION, label=f"best: {best.value:g}", **style.DASHED)
     lost = [trial.value for trial in trials if trial.diverged]
     if lost:

@@ -22,8 +22,7 @@ _PLAIN: dict[str, Callable[[], nn.Module]] = {
 class Sine(nn.Module):
     """sin(omega_0 x), entry by entry (SIREN, Sitzmann et al. 2020, 3.2).
 
-    Raises:
-        UserError: `omega_0` is not positive.
+    A `UserError` where `omega_0` is not positive.
     """
 
     def __init__(self, omega_0: float = 30.0) -> None:

@@ -55,11 +55,7 @@ class Imported(AbstractFamily):
 
 
 def found(path: str) -> Any:
-    """What the import path names.
-
-    Raises:
-        UserError: there is no such thing, or it cannot be called.
-    """
+    """What the import path names. A `UserError` where there is no such thing, or it cannot be called."""
     module, _, name = path.rpartition(".")
     try:
         value = getattr(import_module(module), name) if module else None

@@ -25,10 +25,8 @@ class Samples:
 
         From a data module's `probe_dataloader(samples, split, everywhere)` where it has one; otherwise from the data
         set of the split's loader, with whatever its transforms do. `everywhere`: each process gets all of them, instead
-        of its share (every world-th).
-
-        Raises:
-            UserError: there is no such loader, or it is no torch `DataLoader` over a sized data set.
+        of its share (every world-th). A `UserError` where there is no such loader, or it is no torch `DataLoader` over
+        a sized data set.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
         if hasattr(datamodule, "probe_dataloader"):
@@ -61,11 +59,7 @@ def _no_samples(split: Split) -> UserError:
 
 
 def loader_of(trainer: Trainer, split: Split) -> Any:
-    """The first loader of a split.
-
-    Raises:
-        UserError: there are no training data.
-    """
+    """The first loader of a split. A `UserError` where there are no training data."""
     if split == "train":
         if trainer.train_dataloader is None:
             try:

@@ -117,11 +117,7 @@ class ProbeRecord(Callback):
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """What a run's checkpoint holds.
-
-    Raises:
-        UserError: it is none.
-    """
+    """What a run's checkpoint holds. A `UserError` where it is none."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:

@@ -141,13 +141,14 @@ class RunRecord(Checkpoint):
         """What `summary.json` says."""
         rows = [{k: float(v) for k, v in row.items() if v} for row in self.metrics.rows()]
         direction_of = directions(_metrics_of(rows[-1]) if rows else ())
+        best = {key: _first_best(rows, key, direction) for key, direction in direction_of.items()}
         return {
             "run": self.directory.name,
             "status": self._status(trainer),
             "epochs": len(rows),
             "final": _metrics_of(rows[-1]) if rows else {},
             "directions": direction_of,
-            "best": _best(rows, direction_of),
+            "best": {key: {"value": row[key], "epoch": int(row["epoch"])} for key, row in best.items()},
             "at_best_train": _at_best_train(rows, direction_of),
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "weight_layers": self._weight_layers,
@@ -193,15 +194,10 @@ def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key not in ("epoch", "seconds") and not key.startswith("lr")}
 
 
-def _best(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
-    """The best value of each metric that has a better direction, and its first epoch."""
-    first = {key: _first_best(rows, key, direction) for key, direction in direction_of.items()}
-    return {key: {"value": row[key], "epoch": int(row["epoch"])} for key, row in first.items()}
-
-
 def _first_best(rows: list[dict[str, float]], key: str, direction: Direction) -> dict[str, float]:
+    """The row of the first epoch with the best value of a metric."""
     choose = max if direction == "max" else min
-    return choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
+    return choose((row for row in rows if key in row), key=lambda row: row[key])
 
 
 def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, float | int]:

@@ -42,8 +42,7 @@ def _fit(words: Sequence[str]) -> str:
 def whole_key(asked: str, config: Mapping[str, Any]) -> str:
     """The key of `config` that is meant: `init_args` may be left out.
 
-    Raises:
-        UserError: there is none, or it holds no number; it names the closest.
+    A `UserError` where there is none, or it holds no number; it names the closest.
 
     >>> whole_key("model.lr", {"model": {"init_args": {"lr": 0.1}}})
     'model.init_args.lr'
@@ -89,8 +88,7 @@ def of_folds(config: Mapping[str, Any], folds: int) -> dict[str, Any]:
 def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str, command: str) -> None:
     """Run what is missing of a search, a `Search`, in its directory: that of the same settings, or a new one.
 
-    Raises:
-        UserError: a fit refuses its settings, all trials diverged, or another process is at work in the directory.
+    A `UserError` where a fit refuses its settings, all trials diverged, or another process is at work in the directory.
     """
     settings = {key: value for key, value in asdict(search).items() if key not in ("trials", "seed")}
     study = {"search": settings, "config": of_folds(config, search.folds)}

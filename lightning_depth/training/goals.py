@@ -121,11 +121,9 @@ def train_eval(trainer: Trainer, model: AbstractModel) -> dict[str, Tensor]:
 
     It is the pass that a validation on the training split would make: un-augmented, in evaluation mode, in the
     trainer's precision, over the samples of all processes, which all look at the first one's buffers. Weights, buffers,
-    modes and random generators are as if it had never run. Costs a forward pass of the training split.
-
-    Raises:
-        UserError: the data module has no `train_eval_dataloader`: batches (inputs, targets) of the training split
-            without augmentation, each sample once over all processes.
+    modes and random generators are as if it had never run. Costs a forward pass of the training split. A `UserError`
+    where the data module has no `train_eval_dataloader`: batches (inputs, targets) of the training split without
+    augmentation, each sample once over all processes.
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if not hasattr(datamodule, "train_eval_dataloader"):

@@ -42,10 +42,8 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 def locate(config: Config) -> LightningDataModule | None:
     """The data module of `config`, its data found and read, before anything is written; None where it names none.
 
-    Also seeds every generator from the config, as making a network of somebody else's may draw from them.
-
-    Raises:
-        UserError: the data are missing or not as the config says.
+    Also seeds every generator from the config, as making a network of somebody else's may draw from them. A `UserError`
+    where the data are missing or not as the config says.
     """
     seed = config.values["seed_everything"]
     if seed is not False:
