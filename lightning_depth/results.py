@@ -159,10 +159,7 @@ def write_yaml(path: Path, tree: Mapping[str, Any], opening: str = "") -> None:
 
 
 def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
-    """The settings of a run, or those in another YAML file of its directory.
-
-    A `UserError` where there are none, or they are not YAML.
-    """
+    """The settings of a run, or those in another file; a `UserError` where there are none, or they are not YAML."""
     path = directory / name
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -177,10 +174,7 @@ def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """What a run says of itself when it has ended; None before.
-
-    A `UserError` where the file is torn, or holds no object.
-    """
+    """What a run says of itself when it has ended; None before. A `UserError` where it is torn, or holds no object."""
     return _read_json(directory / SUMMARY)
 
 

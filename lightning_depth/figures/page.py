@@ -97,13 +97,8 @@ def on_axes(height: float, label: str, draw: Callable[[Axes], object]) -> Part:
 def words(text: str, size: float, lines: int = 1, width: float = WIDTH, above: float = 0.05, **style: Any) -> Part:
     """A text, as high as it needs, with an ellipsis where it needs more than `lines` lines.
 
-    Args:
-        text: any.
-        size: of the font, in points.
-        lines: at most.
-        width: of the part, in inches.
-        above: inches of white above the text.
-        style: further properties of a matplotlib text.
+    The font's `size` is in points, the `width` of the part and the white `above` the text in inches; `style` has more
+    properties of a matplotlib text.
     """
     shown = _wrapped(text.replace("\n", " "), width - 2 * PAD, size, lines, style.get("weight", "normal"))
     height = above + (shown.count("\n") + 1.1) * 1.25 * size / 72 if text else 1e-3

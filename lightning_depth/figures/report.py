@@ -36,14 +36,10 @@ METRIC_PANELS = 8
 def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
     """Draw `report.png`, one page about one run, into its directory and return its path.
 
-    Args:
-        directory: holds `metrics.csv` (one row an epoch) and `readings.csv` (a `results.Reading` a row), or one
-            of them. Learning rates and times in `metrics.csv` are not drawn.
-        summary: what the run knows about itself; every key may be absent. By default the directory's `summary.json`,
-            where there is one.
-
-    The file appears whole or not at all. Raises `UserError` for a malformed table, naming the file and the line.
-    Cost: one to two seconds.
+    The directory holds `metrics.csv` (one row an epoch; learning rates and times are not drawn) and `readings.csv` (a
+    `results.Reading` a row), or one of them. `summary` is what the run knows about itself; every key may be absent. By
+    default it is the directory's `summary.json`, where there is one. The file appears whole or not at all. Where a
+    table is malformed, a `UserError` names the file and the line. Cost: one to two seconds.
     """
     return write_png(directory / results.REPORT, lambda: draw(directory, summary))
 

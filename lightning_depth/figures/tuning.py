@@ -1,6 +1,7 @@
 """The picture of a search: what each value gave, from `trials.csv` alone."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from lightning_depth.errors import UserError
 from lightning_depth.figures import style
 from lightning_depth.figures.page import band, compose, on_axes, words, write_png
-from lightning_depth.figures.wording import number
+from lightning_depth.figures.wording import joined, number
 from lightning_depth.results import TRIALS, Table
 
 DIVERGED = "diverged"
@@ -66,30 +67,22 @@ def draw_tuning(directory: Path) -> Path:
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The picture of the rows of a table."""
     trials = trials_of(rows)
-    said_in = {column: [str(row[column]) for row in rows if row[column]] for column in ("metric", "direction", "data")}
-    metric, direction, data = (next(iter(said), "") for said in said_in.values())
+    columns = ("metric", "direction", "data")
+    metric, direction, data = (next((str(row[column]) for row in rows if row[column]), "") for column in columns)
     key, metric = str(rows[0]["key"]), metric or "metric"
     best = best_of(trials, direction or "max")
     lost = sum(trial.diverged for trial in trials)
-    said = [
-        *([f"best {number(best.value)}: {number(best.mean)}"] if best else []),
-        f"{len(trials)} trials",
-        f"{max(len(trial.results) for trial in trials)} folds",
-        *([f"{lost} diverged"] if lost else []),
-        *([data] if data else []),
-    ]
-
-    def plot(ax: Axes) -> None:
-        draw_trials(ax, trials, best)
-        ax.set(xlabel=key, ylabel=metric)
-
+    folds = max(len(trial.results) for trial in trials)
+    top = best and f"best {number(best.value)}: {number(best.mean)}"
+    said = joined([top, f"{len(trials)} trials", f"{folds} folds", lost and f"{lost} diverged", data])
     warning = data.split(":")[0].replace("FALLBACK", "FALLBACK DATA:")
     bands = [band(warning)] if data.startswith("FALLBACK") else []
     title = words(f"{metric} against {key}", 14.0, above=0.2, weight="bold", color=style.INK)
-    return compose([*bands, title, words("  ·  ".join(said), 9.0, lines=2), on_axes(4.6, metric, plot)])
+    plot = partial(draw_trials, trials=trials, best=best, key=key, metric=metric)
+    return compose([*bands, title, words(said, 9.0, lines=2), on_axes(4.6, metric, plot)])
 
 
-def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
+def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None, key: str, metric: str) -> None:
     """Every fold, the mean of every trial, the best, and what diverged, over the values that were tried."""
     style.draw_frame(ax)
     good = sorted((trial for trial in trials if not trial.diverged), key=lambda trial: trial.value)
@@ -108,4 +101,5 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     if lost:
         low = ax.get_xaxis_transform()
         ax.plot(lost, [0.02] * len(lost), "x", color=style.ALARM, transform=low, label="diverged", linestyle="none")
+    ax.set(xlabel=key, ylabel=metric)
     ax.legend(loc="best")

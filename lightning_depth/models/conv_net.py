@@ -115,10 +115,9 @@ def _image_channels(shapes: Shapes) -> int:
     wanted, (_, height, width) = shapes.target, shapes.input
     if wanted is None or len(wanted) != 3 or wanted[1:] != (height, width):
         found = "classes" if wanted is None else f"of shape {wanted}"
-        raise UserError(
-            f"ConvNet output=image needs targets that are images of {height} x {width} pixels, "
-            f"these are {found}.\nGive output=classes, or data whose targets are images."
-        )
+        hint = "Give output=classes, or data whose targets are images."
+        needed = f"targets that are images of {height} x {width} pixels"
+        raise UserError(f"ConvNet output=image needs {needed}, these are {found}.\n{hint}")
     return wanted[0]
 
 

@@ -23,10 +23,9 @@ RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: one key of a config, in a range.
+    """What is searched: `key` as it stands in the whole config, the rest as `python main.py tune --help` says.
 
-    `key` as it stands in the whole config; the rest is what `python main.py tune --help` says. The seed is of what is
-    tried.
+    The seed is of what is tried.
     """
 
     key: str
@@ -59,11 +58,7 @@ class Search:
 
 
 class Trials:
-    """The rows of `trials.csv`: one for each fold that has ended.
-
-    Args:
-        path: the table. A torn last line, left by a kill, is taken out.
-    """
+    """The rows of `trials.csv`: one for each fold that has ended. A torn last line, left by a kill, is taken out."""
 
     def __init__(self, path: Path) -> None:
         self.table = Table(path, COLUMNS)

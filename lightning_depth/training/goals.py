@@ -99,10 +99,8 @@ class Goals(Callback):
         due = epoch % self.every == 0
         if self.judge == "current" and (due or epoch == trainer.max_epochs):
             self._current = train_eval(trainer, pl_module)
-        if due:
-            goal = self._reached(pl_module)
-            if goal is not None:
-                trainer.should_stop, self.stopped_by = True, goal
+        if due and (goal := self._reached(pl_module)) is not None:
+            trainer.should_stop, self.stopped_by = True, goal
 
     def _reached(self, model: AbstractModel) -> str | None:
         if self.train_acc is None and self.train_loss is None:

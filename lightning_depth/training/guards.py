@@ -69,9 +69,6 @@ class StepSeed(Callback):
 
     Not at the start of an epoch: a data loader that starts draws from the global generator, and Lightning starts it
     after that hook in a running fit but before it right after a resume.
-
-    Args:
-        seed: the run's.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -106,10 +103,7 @@ def broadcast_buffers(trainer: Trainer, network: nn.Module) -> None:
 
 
 class SubsampleForeign(Callback):
-    """Trains a module that is not of our families within `subsample_first`, in each process of its own.
-
-    So that its gradients are right on a CPU.
-    """
+    """Trains a module that is not of our families within `subsample_first`: its gradients are right on a CPU."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
