@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import reduce
+from itertools import islice, pairwise
 from typing import Any, Literal
 
 import torch
@@ -141,12 +142,8 @@ def set_products(layers: Sequence[nn.Linear], factors: Sequence[Tensor]) -> None
     [6.0, 5.0]
     """
     share, more = divmod(len(factors), len(layers))
-    start = 0
+    left = iter(factors)
     for index, layer in enumerate(layers):
-        end = start + share + (index < more)
-        product = factors[start].double()
-        for factor in factors[start + 1 : end]:
-            # W_k ... W_1
-            product = factor.double() @ product
-        layer.weight.copy_(product)
-        start = end
+        own = [factor.double() for factor in islice(left, share + (index < more))]
+        # W_k ... W_1
+        layer.weight.copy_(reduce(lambda product, factor: factor @ product, own))
