@@ -29,8 +29,8 @@ class AbstractModel(LightningModule, ABC):
     `training_step`.
 
     Args:
-        loss: what is logged as loss: `mse` (to the targets, one-hot for classes; mean over the outputs) or
-            `cross_entropy`.
+        loss: what is logged and, by a family, minimised: `mse` (to the targets, one-hot for classes; mean over the
+            outputs) or `cross_entropy`.
         input_shape: (channels, height, width) of one image, or the shape of any other input; None: the data's.
         num_classes: None: the data's.
         target_shape: shape of one target where targets are numbers; None: the data's, if they have any.
