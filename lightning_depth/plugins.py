@@ -22,12 +22,9 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
     """`__getattr__` and `__dir__` of a package that offers every class that a file beside it defines.
 
     Adding a plug-in is adding a file. A name is looked for in the files' text, and the one file that defines it is
-    imported; listing them all imports them all. `make stubs` writes the names down for type checkers.
-
-    Args:
-        package: its `__name__`.
-        path: its `__path__`.
-        base: what the classes must be subclasses of; names that begin with `Abstract` or an underscore are left out.
+    imported; listing them all imports them all. `make stubs` writes the names down for type checkers. The package gives
+    its `__name__` and `__path__`; classes must be subclasses of `base`, and names that begin with `Abstract` or an
+    underscore are left out.
     """
 
     @cache

@@ -159,11 +159,7 @@ def write_yaml(path: Path, tree: Mapping[str, Any], opening: str = "") -> None:
 
 
 def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
-    """The settings of a run, or those in another YAML file of its directory.
-
-    Raises:
-        UserError: there are none, or they are not YAML.
-    """
+    """The settings of a run, or those in another file; a `UserError` where there are none, or they are not YAML."""
     path = directory / name
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -178,11 +174,7 @@ def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """What a run says of itself when it has ended; None before.
-
-    Raises:
-        UserError: the file is torn, or holds no object.
-    """
+    """What a run says of itself when it has ended; None before. A `UserError` where it is torn, or holds no object."""
     return _read_json(directory / SUMMARY)
 
 
@@ -209,8 +201,7 @@ def write_declarations(directory: Path, declared: Mapping[str, Declaration]) -> 
 def read_declarations(directory: Path) -> dict[str, Declaration]:
     """What the probes of a run declare, by name; nothing where the run is older than such declarations.
 
-    Raises:
-        UserError: the file is torn, or holds something else.
+    A `UserError` where the file is torn, or holds something else.
     """
     found: dict[str, Declaration] = {}
     try:
@@ -288,10 +279,8 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool
 def read_metrics(directory: Path) -> dict[str, dict[int, float]]:
     """Column -> epoch -> value. An empty cell is no reading; of two rows for one epoch the later holds.
 
-    Infinities become NaN, since neither has a place on an axis. Nothing where there is no table.
-
-    Raises:
-        UserError: the table is malformed; it names file and line.
+    Infinities become NaN, since neither has a place on an axis. Nothing where there is no table. A `UserError` where
+    the table is malformed; it names file and line.
     """
     columns: dict[str, dict[int, float]] = {}
     for place, row in _rows(directory / METRICS, ["epoch"]):
@@ -305,10 +294,8 @@ def read_metrics(directory: Path) -> dict[str, dict[int, float]]:
 def read_readings(directory: Path) -> list[Reading]:
     """What the probes of a run read, in the order of the table; of two for one place the later holds.
 
-    Tables of before there was a column `at` are read too. Infinities become NaN. Nothing where there is no table.
-
-    Raises:
-        UserError: the table is malformed; it names file and line.
+    Tables of before there was a column `at` are read too. Infinities become NaN. Nothing where there is no table. A
+    `UserError` where the table is malformed; it names file and line.
     """
     found: dict[tuple[Any, ...], Reading] = {}
     for place, row in _rows(directory / READINGS, [name for name in Reading._fields if name != "at"]):
@@ -374,11 +361,7 @@ def write_arrays(
 
 
 def read_arrays(directory: Path, until: int | None = None) -> list[Arrays]:
-    """The arrays that probes read in a run, up to epoch `until`.
-
-    Raises:
-        UserError: a file is broken.
-    """
+    """The arrays that probes read in a run, up to epoch `until`. A `UserError` where a file is broken."""
     found: dict[tuple[str, str], Arrays] = {}
     for path in sorted(directory.glob(f"{PICTURES}/*/epoch-*.npz")):
         epoch = int(path.stem.removeprefix("epoch-"))

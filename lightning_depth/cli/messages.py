@@ -6,11 +6,7 @@ from functools import cache
 
 LIGHT_BULB = "\N{ELECTRIC LIGHT BULB}"
 IDLE = ("Seed set to", "GPU available", "TPU available", "HPU available", LIGHT_BULB, "`Trainer.fit` stopped")
-LOGGERS = (
-    "lightning.pytorch.utilities.rank_zero",
-    "lightning.fabric.utilities.rank_zero",
-    "lightning.fabric.utilities.seed",
-)
+LOGGERS = ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed")
 WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*smaller than the logging interval.*",
@@ -24,6 +20,6 @@ WARNINGS = (
 def filter_messages() -> None:
     """From here on, in this process."""
     for name in LOGGERS:
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(IDLE))
+        logging.getLogger(f"lightning.{name}").addFilter(lambda record: not record.getMessage().startswith(IDLE))
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -90,12 +90,11 @@ def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str
         if not config_files(rest):
             if not own.ckpt.is_file():
                 raise UserError(f"There is no checkpoint {own.ckpt}.")
-            if not (run / "config.yaml").is_file():
-                raise UserError(
-                    f"{own.ckpt} lies in no run's directory: there is no {run / 'config.yaml'}.\n"
-                    "Give the --config of its network and data, or --model and --data."
-                )
-            words += ["--config", str(run / "config.yaml")]
+            config = run / "config.yaml"
+            if not config.is_file():
+                hint = "Give the --config of its network and data, or --model and --data."
+                raise UserError(f"{own.ckpt} lies in no run's directory: there is no {config}.\n{hint}")
+            words += ["--config", str(config)]
         words += ["--ckpt_path", str(own.ckpt)]
     else:
         files = config_files(rest)

@@ -8,20 +8,11 @@ from lightning_depth.training.fit import evaluate, fit
 
 
 def main(command: str, words: Sequence[str]) -> None:
-    """Run a command of Lightning's trainer.
-
-    Raises:
-        UserError: anything that the user can mend.
-    """
-    if asks_for_help(words):
+    """Run a command of Lightning's trainer; what the user can mend is a `UserError`."""
+    if any(word in ("-h", "--help") or ".help" in word or word.startswith("--print_config") for word in words):
         parser(command).parse_args(list(words))  # prints and exits
     config = resolve(command, words)
     if command == "fit":
         fit(config)
     else:
         evaluate(config)
-
-
-def asks_for_help(words: Sequence[str]) -> bool:
-    """Whether the words only ask what a config may hold, or what it would be."""
-    return any(word in ("-h", "--help") or ".help" in word or word.startswith("--print_config") for word in words)

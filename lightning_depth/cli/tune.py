@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> None:
     _check(own, words)
     from lightning_depth.config.resolve import resolve
     from lightning_depth.studies.search import Search
-    from lightning_depth.studies.tune import run_search, whole_key, without_probes
+    from lightning_depth.studies.tune import run_search, whole_key
 
-    config = without_probes(resolve("fit", words).values)
+    config = resolve("fit", words).values
     seed = config["seed_everything"]
     if isinstance(seed, bool):
         raise UserError(f"A search needs a seed: --seed_everything 0, not {seed}.")

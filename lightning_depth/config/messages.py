@@ -7,6 +7,18 @@ from lightning_depth.config.words import near
 
 # A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
+# What jsonargparse says, what of it is said, and which group of the pattern may be a misspelt word (0: none).
+HEARTS = (
+    (r"Unexpected keys: \{'([^']+)'", "Unknown key {1} in {key}.", 1),
+    (
+        r"(?s)(?=.*?Missing required keys: \{'([^']+)')(?=.*?Given value: ([^\n]{1,120}))",
+        "{key}: expected a {1} in {2}.",
+        0,
+    ),
+    (r"module '([\w.]+)' has no attribute '(\w+)'", "Unknown class {1}.{2} for {key}.", 2),
+    (r"given class_path '([^']+)':\s+(No module named '[\w.]+')", "Unknown class {1} for {key}: {2}.", 0),
+    (r"Expected a dot import path string: (\S+)", "Unknown class {1} for {key}.", 1),
+)
 LONGEST = 120
 RENAMED = {"held_out": "val"}  # values of earlier versions
 MOVED = {"stop_at_train_acc": "goals.train_acc", "stop_at_train_loss": "goals.train_loss", "check_every": "goals.every"}
@@ -32,12 +44,7 @@ def readable(message: str, known: Iterable[str] = ()) -> str:
         group = re.search(r"Group '([\w.]+)' does not accept", message)
         word = f"{group.group(1)}.{option.group(1)}" if group else option.group(1)
         return _unknown_option(word, key, "arguments" in option.group(0), known)
-    return (
-        _wrong_mapping(message, key, known)
-        or _unknown_class(message, key, known)
-        or _wrong_value(message, key)
-        or _ends(message)
-    )
+    return _unknown_name(message, key, known) or _wrong_value(message, key) or _ends(message)
 
 
 def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str]) -> str:
@@ -53,26 +60,11 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
     return f"Unknown key {word}{where}.{hint}"
 
 
-def _wrong_mapping(message: str, key: str, known: set[str]) -> str | None:
-    stray = re.search(r"Unexpected keys: \{'([^']+)'", message)
-    if stray:
-        return f"Unknown key {stray.group(1)} in {key}.{near(stray.group(1), known)}"
-    missing = re.search(r"Missing required keys: \{'([^']+)'", message)
-    given = re.search(r"Given value: (.+)", message)
-    return f"{key}: expected a {missing.group(1)} in {given.group(1)[:LONGEST]}." if missing and given else None
-
-
-def _unknown_class(message: str, key: str, known: set[str]) -> str | None:
-    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
-    if missing:
-        path = ".".join(missing.groups())
-        return f"Unknown class {path} for {key}.{near(missing.group(2), known)}"
-    path_and_reason = re.search(r"given class_path '([^']+)':\s+(No module named '[\w.]+')", message)
-    if path_and_reason:
-        return f"Unknown class {path_and_reason.group(1)} for {key}: {path_and_reason.group(2)}."
-    short = re.search(r"Expected a dot import path string: (\S+)", message)
-    if short:
-        return f"Unknown class {short.group(1)} for {key}.{near(short.group(1), known)}"
+def _unknown_name(message: str, key: str, known: set[str]) -> str | None:
+    for pattern, text, misspelt in HEARTS:
+        if found := re.search(pattern, message):
+            hint = near(found[misspelt], known) if misspelt else ""
+            return text.format(found[0], *found.groups(), key=key) + hint
     return None
 
 

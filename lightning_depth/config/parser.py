@@ -48,15 +48,10 @@ def parser(command: str, section: str | None = None) -> Parser:
 def _add(new: Parser, section: str, command: str) -> None:
     if section == "trainer":
         new.add_lightning_class_args(Trainer, "trainer")
-        new.set_defaults(
-            {
-                "trainer.num_sanity_val_steps": 0,
-                "trainer.logger": False,
-                # Spectra are computed in float64, which Apple's GPUs lack.
-                "trainer.accelerator": "cpu" if torch.backends.mps.is_available() else "auto",
-                "trainer.enable_autolog_hparams": False,  # the record logs the whole config, once
-            }
-        )
+        new.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.logger": False})
+        # Spectra are computed in float64, which Apple's GPUs lack.
+        new.set_defaults({"trainer.accelerator": "cpu" if torch.backends.mps.is_available() else "auto"})
+        new.set_defaults({"trainer.enable_autolog_hparams": False})  # the record logs the whole config, once
     elif section == "model":
         new.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
     elif section == "data":
@@ -70,12 +65,8 @@ def _add_rest(new: Parser, command: str) -> None:
     new.add_argument("--goals.train_acc", type=float | None, default=None, help="Stop at this training accuracy.")
     new.add_argument("--goals.train_loss", type=float | None, default=None, help="Stop at this training loss.")
     new.add_argument("--goals.every", type=int, default=1, help="Judge the goals every so many epochs.")
-    new.add_argument(
-        "--goals.judge",
-        type=Literal["running", "current"],
-        default="running",
-        help="By the epoch as it went by, or by the current weights on un-augmented samples (logged as train_eval/).",
-    )
+    judged = "By the epoch as it went by, or by the current weights on un-augmented samples (logged as train_eval/)."
+    new.add_argument("--goals.judge", type=Literal["running", "current"], default="running", help=judged)
     new.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
     new.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
     new.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")

@@ -78,11 +78,7 @@ def config_files(words: Sequence[str]) -> list[Path]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a config file says.
-
-    Raises:
-        UserError: it is missing, unreadable or no YAML mapping, or has an unknown top-level key.
-    """
+    """What a config file says; a UserError where it is missing, no YAML mapping, or has an unknown top-level key."""
     try:
         loaded = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError as error:
@@ -95,27 +91,21 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a config: it must be a mapping with keys such as model, data and trainer.")
     for key in loaded:
         if str(key).rstrip("+") not in TOP_KEYS:
-            raise UserError(
-                f"{path}: unknown key {key!r}.{near(str(key), TOP_KEYS)}\nThe keys are {', '.join(sorted(TOP_KEYS))}."
-            )
+            known = f"The keys are {', '.join(sorted(TOP_KEYS))}."
+            raise UserError(f"{path}: unknown key {key!r}.{near(str(key), TOP_KEYS)}\n{known}")
     return loaded
 
 
 def check(words: Sequence[str]) -> None:
-    """Refuse what can be seen to be wrong without importing torch.
-
-    Raises:
-        UserError: no network is named, an option has an unknown key, or a config file is wrong (`read_file`).
-    """
+    """Raise a UserError without importing torch: no network is named, an unknown key, a wrong file (`read_file`)."""
     files = config_files(words)
     if not files and not any(word.startswith("--model") for word in words):
         raise UserError("No network to work on: give --config FILE, for example configs/resnet_depth.yaml.")
     for first, *_ in options(words):
         key = key_of(first)
         if key not in TOP_KEYS | {"config"} and key != "":
-            raise UserError(
-                f"Unknown option {first.split('=')[0]}.{near(key, TOP_KEYS)}\nSee python main.py fit --help."
-            )
+            option = first.split("=")[0]
+            raise UserError(f"Unknown option {option}.{near(key, TOP_KEYS)}\nSee python main.py fit --help.")
     for path in files:
         read_file(path)
 

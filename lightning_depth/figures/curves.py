@@ -1,6 +1,7 @@
 """Lines over epochs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,12 +17,8 @@ def draw_curves(ax: Axes, panel: Curves, best: Best | None = None) -> None:
     style.draw_title(ax, panel.title)
     style.draw_frame(ax)
     others = iter(("#8c6bb1", "#a6761d", "#525252", "#cc79a7"))
-    colours = {
-        "train": style.TRAIN,
-        "val": style.VALIDATION,
-        "test": style.TEST,
-        "": style.TRAIN if len(panel.series) > 1 else style.PROBE,
-    }
+    colours = {"train": style.TRAIN, "val": style.VALIDATION, "test": style.TEST}
+    colours[""] = style.TRAIN if len(panel.series) > 1 else style.PROBE
     ends: list[tuple[float, str, str]] = []
     for series in panel.series:
         colour = colours[series.split] if series.split in colours else next(others, style.INK)
@@ -47,9 +44,7 @@ def draw_curves(ax: Axes, panel: Curves, best: Best | None = None) -> None:
     if best is not None and first <= best.epoch <= last:
         ax.axvline(best.epoch, color=style.QUIET, zorder=2, label="best epoch", **style.DASHED)
     if best is not None and best.panel == panel.name:
-        ax.plot(
-            [best.epoch], [best.value], "o", color="white", markeredgecolor=style.VALIDATION, markersize=7, zorder=4
-        )
+        style.draw_ring(ax, best.epoch, best.value, size=7.0)
         said = f"best {with_unit(panel, best.value)}, epoch {best.epoch:g}"
         ax.text(1.0, 1.02, said, transform=ax.transAxes, ha="right", va="bottom", size=8.5, color=style.VALIDATION)
     _label_ends(ax, ends)
@@ -61,17 +56,10 @@ def _draw_line(ax: Axes, series: Series, colour: str) -> None:
     padded = np.concatenate([[False], finite, [False]])
     lone = finite & ~padded[:-2] & ~padded[2:]
     few = finite.size <= 40
-    ax.plot(
-        series.epochs,
-        series.values,
-        label=series.label,
-        color=colour,
-        linewidth=1.5 if series.split == "train" else 2.0,
-        marker="o",
-        markersize=3.6 if few else 2.5,
-        markevery=np.flatnonzero(finite if few else lone).tolist(),
-        zorder=3 if series.split == "val" else 2.5,
-    )
+    marks: Any = {"marker": "o", "markersize": 3.6 if few else 2.5}
+    marks["markevery"] = np.flatnonzero(finite if few else lone).tolist()
+    width, order = 1.5 if series.split == "train" else 2.0, 3 if series.split == "val" else 2.5
+    ax.plot(series.epochs, series.values, label=series.label, color=colour, linewidth=width, zorder=order, **marks)
 
 
 def _limit_y(ax: Axes, values: Array, from_zero: bool) -> None:
@@ -103,18 +91,9 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     heights: list[float] = []
     for y, *_ in placed:
         heights.append(max(y, heights[-1] + apart) if heights else y)
+    beside: Any = {"xycoords": "axes fraction", "xytext": (5, 0), "textcoords": "offset points"}
     # Pushed beyond the top, the stack comes down again.
     for index, y in enumerate(heights):
         y = min(y, 1.0 - apart * (len(heights) - 1 - index))
         _, text, colour = placed[index]
-        ax.annotate(
-            text,
-            (1.0, y),
-            xycoords="axes fraction",
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            size=size,
-            weight="bold",
-            color=colour,
-        )
+        ax.annotate(text, (1.0, y), va="center", size=size, weight="bold", color=colour, **beside)

@@ -43,13 +43,9 @@ def _draw_colours(ax: Axes, panel: Heatmap) -> AxesImage:
     regular = len(set(steps)) <= 1
     # Regular epochs are coordinates; of irregular ones each reading has a column of one width.
     first, step = (panel.epochs[0], int(steps[0])) if regular else (0, 1)
-    image = ax.imshow(
-        np.ma.masked_invalid(panel.values),
-        norm=_norm(panel.values, panel.chance),
-        cmap="viridis",
-        aspect="auto",
-        extent=(first - 0.5 * step, first + (columns - 0.5) * step, rows - 0.5, -0.5),
-    )
+    extent = (first - 0.5 * step, first + (columns - 0.5) * step, rows - 0.5, -0.5)
+    values, norm = np.ma.masked_invalid(panel.values), _norm(panel.values, panel.chance)
+    image = ax.imshow(values, norm=norm, cmap="viridis", aspect="auto", extent=extent)
     for row in range(1, rows if rows <= NAMED_ROWS else 0):
         ax.axhline(row - 0.5, color="white", linewidth=0.7)
     ax.spines[:].set_visible(False)

@@ -3,8 +3,10 @@
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
@@ -12,8 +14,9 @@ from matplotlib.layout_engine import LayoutEngine
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
 
-from lightning_depth.figures.style import DPI, FALLBACK, QUIET, REDUCED
+from lightning_depth.figures.style import DPI, FALLBACK, QUIET, REDUCED, STYLE
 from lightning_depth.figures.wording import ellipsis
+from lightning_depth.results import atomic_file
 
 WIDTH, PAD = 16.0, 0.25  # inches: of the page, and of the white on the left and right of whatever stands on it
 
@@ -54,6 +57,13 @@ def compose(parts: Sequence[Part]) -> Figure:
     return figure
 
 
+def write_png(target: Path, draw: Callable[[], Figure]) -> Path:
+    """Draw a figure into the file `target`, which appears whole or not at all; its path again."""
+    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
+        draw().savefig(unfinished, format="png")
+    return target
+
+
 def _stack(figure: Figure | SubFigure, parts: Sequence[Part], height: float) -> None:
     heights = [part.height for part in parts]
     below = max(1e-3, height - math.fsum(heights))
@@ -87,13 +97,8 @@ def on_axes(height: float, label: str, draw: Callable[[Axes], object]) -> Part:
 def words(text: str, size: float, lines: int = 1, width: float = WIDTH, above: float = 0.05, **style: Any) -> Part:
     """A text, as high as it needs, with an ellipsis where it needs more than `lines` lines.
 
-    Args:
-        text: any.
-        size: of the font, in points.
-        lines: at most.
-        width: of the part, in inches.
-        above: inches of white above the text.
-        style: further properties of a matplotlib text.
+    The font's `size` is in points, the `width` of the part and the white `above` the text in inches; `style` has more
+    properties of a matplotlib text.
     """
     shown = _wrapped(text.replace("\n", " "), width - 2 * PAD, size, lines, style.get("weight", "normal"))
     height = above + (shown.count("\n") + 1.1) * 1.25 * size / 72 if text else 1e-3

@@ -77,10 +77,8 @@ def panels_of_metrics(
 ) -> list[Curves]:
     """One panel per metric, its splits together: losses, then accuracies as errors, then the rest as they come.
 
-    Args:
-        columns: column -> epoch -> value.
-        held_out: what the split `val` really is.
-        direction_of: the better direction of each column that has one.
+    `columns` has column -> epoch -> value, `direction_of` the better direction of each column that has one; `held_out`
+    is what the split `val` really is.
     """
     groups: dict[str, list[tuple[str, Series]]] = {}
     for column, cells in columns.items():
@@ -96,8 +94,7 @@ def panels_of_metrics(
     panels = []
     for metric, group in groups.items():
         series = tuple(one for _, one in group)
-        unit = metric.replace("_", " ")
-        title = unit[:1].upper() + unit[1:]
+        unit, title = metric.replace("_", " "), sentence(metric)
         direction = direction_of.get(group[0][0])
         if (direction == "max" and words_of(metric) & ACCURACY) or (direction == "min" and words_of(metric) & ERROR):
             plain = metric.lower() in ("acc", "error", "err")

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -14,11 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from lightning_depth.figures.clustering import clustered_order
-from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side
+from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side, write_png
 from lightning_depth.figures.panels import Array, sentence
-from lightning_depth.figures.style import GAP, QUIET, STYLE, draw_frame, draw_scale, is_wide
+from lightning_depth.figures.style import GAP, QUIET, draw_frame, draw_scale, is_wide
 from lightning_depth.figures.wording import ellipsis, evenly_spread, short_names
-from lightning_depth.results import ArrayKey, Arrays, Declaration, atomic_file
+from lightning_depth.results import ArrayKey, Arrays, Declaration
 
 TILES = 6  # as many layers of one kind are drawn, evenly spread over all
 LINES, ACROSS = 12, 16  # as many layers and images of a row of images
@@ -28,9 +27,7 @@ DARK = 1e-6  # a spectrum is drawn down to this share of its largest value
 
 def draw_pictures(pictures: Sequence[Arrays], declared: Mapping[str, Declaration], target: Path) -> Path:
     """A PNG of `pictures` alone; it appears whole or not at all."""
-    with mpl.rc_context(STYLE), atomic_file(target) as unfinished:
-        compose(parts_of(pictures, declared)).savefig(unfinished, format="png")
-    return target
+    return write_png(target, lambda: compose(parts_of(pictures, declared)))
 
 
 def parts_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) -> list[Part]:
@@ -174,11 +171,7 @@ def _images(arrays: Arrays, _: bool) -> tuple[str, Part]:
 def draw_images(ax: Axes, images: Mapping[str, Array], places: Sequence[int], names: Sequence[str]) -> None:
     """Rows of images, one a layer, from the upper left corner; each image has its own range of grey.
 
-    Args:
-        ax: that is filled.
-        images: layer -> number x height x width.
-        places: which of each layer's images are shown.
-        names: of the images; empty: they have none.
+    `images` has layer -> number x height x width; of each layer those at `places` are shown, with any `names`.
     """
     ax.set(aspect="equal", anchor="NW")
     grey = colormaps["gray"].with_extremes(bad=GAP)

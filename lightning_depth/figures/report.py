@@ -15,7 +15,7 @@ from lightning_depth.figures import style
 from lightning_depth.figures.curves import draw_curves
 from lightning_depth.figures.directions import directions
 from lightning_depth.figures.heatmaps import NAMED_ROWS, draw_heatmap
-from lightning_depth.figures.page import WIDTH, Part, band, compose, in_lines, on_axes, side_by_side, words
+from lightning_depth.figures.page import WIDTH, Part, band, compose, in_lines, on_axes, side_by_side, words, write_png
 from lightning_depth.figures.panels import (
     Best,
     Curves,
@@ -36,20 +36,12 @@ METRIC_PANELS = 8
 def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
     """Draw `report.png`, one page about one run, into its directory and return its path.
 
-    Args:
-        directory: holds `metrics.csv` (one row an epoch) and `readings.csv` (a `results.Reading` a row), or one
-            of them. Learning rates and times in `metrics.csv` are not drawn.
-        summary: what the run knows about itself; every key may be absent. By default the directory's `summary.json`,
-            where there is one.
-
-    The file appears whole or not at all. Raises `UserError` for a malformed table, naming the file and the line.
-    Cost: one to two seconds.
+    The directory holds `metrics.csv` (one row an epoch; learning rates and times are not drawn) and `readings.csv` (a
+    `results.Reading` a row), or one of them. `summary` is what the run knows about itself; every key may be absent. By
+    default it is the directory's `summary.json`, where there is one. The file appears whole or not at all. Where a
+    table is malformed, a `UserError` names the file and the line. Cost: one to two seconds.
     """
-    figure = draw(directory, summary)
-    target = directory / results.REPORT
-    with mpl.rc_context(style.STYLE), results.atomic_file(target) as unfinished:
-        figure.savefig(unfinished, format="png")
-    return target
+    return write_png(directory / results.REPORT, lambda: draw(directory, summary))
 
 
 def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:

@@ -49,6 +49,11 @@ STYLE: Any = {
 }
 
 
+def draw_ring(ax: Axes, x: float, y: float, size: float) -> None:
+    """A ring around the best."""
+    ax.plot([x], [y], "o", color="white", markeredgecolor=VALIDATION, markersize=size, zorder=4)
+
+
 def draw_title(ax: Axes, text: str) -> None:
     """The panel's title, in lines that end where its figure ends, above a line of small print."""
     words = " ".join(ellipsis(word, 28) for word in text.split())

@@ -1,20 +1,20 @@
 """The picture of a search: what each value gave, from `trials.csv` alone."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_depth.errors import UserError
 from lightning_depth.figures import style
-from lightning_depth.figures.page import band, compose, on_axes, words
-from lightning_depth.figures.wording import number
-from lightning_depth.results import TRIALS, Table, atomic_file
+from lightning_depth.figures.page import band, compose, on_axes, words, write_png
+from lightning_depth.figures.wording import joined, number
+from lightning_depth.results import TRIALS, Table
 
 DIVERGED = "diverged"
 
@@ -53,53 +53,36 @@ def best_of(trials: Sequence[Trial], direction: str) -> Trial | None:
 def draw_tuning(directory: Path) -> Path:
     """Draw `tune.png` from the `trials.csv` in `directory`: every fold, every trial's mean, the best, what diverged.
 
-    The file appears whole or not at all.
-
-    Raises:
-        UserError: there is no table, or it has no row.
+    The file appears whole or not at all. A `UserError` where there is no table, or it has no row.
     """
-    path, target = directory / TRIALS, directory / "tune.png"
+    path = directory / TRIALS
     if not path.is_file():
         raise UserError(f"{directory} is no directory of a search: it has no {TRIALS}.")
     rows = Table(path).rows()
     if not rows:
         raise UserError(f"{path} has no row yet.")
-    with mpl.rc_context(style.STYLE), atomic_file(target) as unfinished:
-        draw(rows).savefig(unfinished, format="png")
-    return target
+    return write_png(directory / "tune.png", lambda: draw(rows))
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The picture of the rows of a table."""
     trials = trials_of(rows)
-    metric, direction, data = (_first(rows, column) for column in ("metric", "direction", "data"))
+    columns = ("metric", "direction", "data")
+    metric, direction, data = (next((str(row[column]) for row in rows if row[column]), "") for column in columns)
     key, metric = str(rows[0]["key"]), metric or "metric"
     best = best_of(trials, direction or "max")
     lost = sum(trial.diverged for trial in trials)
-    said = [
-        *([f"best {number(best.value)}: {number(best.mean)}"] if best else []),
-        f"{len(trials)} trials",
-        f"{max(len(trial.results) for trial in trials)} folds",
-        *([f"{lost} diverged"] if lost else []),
-        *([data] if data else []),
-    ]
-
-    def plot(ax: Axes) -> None:
-        draw_trials(ax, trials, best)
-        ax.set(xlabel=key, ylabel=metric)
-
+    folds = max(len(trial.results) for trial in trials)
+    top = best and f"best {number(best.value)}: {number(best.mean)}"
+    said = joined([top, f"{len(trials)} trials", f"{folds} folds", lost and f"{lost} diverged", data])
     warning = data.split(":")[0].replace("FALLBACK", "FALLBACK DATA:")
     bands = [band(warning)] if data.startswith("FALLBACK") else []
     title = words(f"{metric} against {key}", 14.0, above=0.2, weight="bold", color=style.INK)
-    return compose([*bands, title, words("  ·  ".join(said), 9.0, lines=2), on_axes(4.6, metric, plot)])
+    plot = partial(draw_trials, trials=trials, best=best, key=key, metric=metric)
+    return compose([*bands, title, words(said, 9.0, lines=2), on_axes(4.6, metric, plot)])
 
 
-def _first(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    """What the first row says that says anything in this column."""
-    return next((str(row[column]) for row in rows if row[column]), "")
-
-
-def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
+def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None, key: str, metric: str) -> None:
     """Every fold, the mean of every trial, the best, and what diverged, over the values that were tried."""
     style.draw_frame(ax)
     good = sorted((trial for trial in trials if not trial.diverged), key=lambda trial: trial.value)
@@ -112,12 +95,11 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     own: Any = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
     ax.plot([trial.value for trial in good], means, "-o", **own)
     if best is not None:
-        ax.plot(
-            [best.value], [best.mean], "o", color="white", markeredgecolor=style.VALIDATION, markersize=10, zorder=4
-        )
+        style.draw_ring(ax, best.value, best.mean, size=10.0)
         ax.axvline(best.value, color=style.VALIDATION, label=f"best: {best.value:g}", **style.DASHED)
     lost = [trial.value for trial in trials if trial.diverged]
     if lost:
         low = ax.get_xaxis_transform()
         ax.plot(lost, [0.02] * len(lost), "x", color=style.ALARM, transform=low, label="diverged", linestyle="none")
+    ax.set(xlabel=key, ylabel=metric)
     ax.legend(loc="best")

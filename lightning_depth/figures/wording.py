@@ -118,7 +118,7 @@ def ellipsis(text: str, longest: int) -> str:
     return f"{text[: longest - 1 - tail]}…{text[-tail:]}"
 
 
-def _joined(parts: Iterable[object]) -> str:
+def joined(parts: Iterable[object]) -> str:
     """What there is to say, on one line."""
     return "  ·  ".join(" ".join(str(part).split()) for part in parts if part)
 
@@ -134,7 +134,7 @@ def description(summary: Mapping[str, Any]) -> str:
     if isinstance(parameters, int) and "parameters" not in model:
         count = f"{parameters / 1e6:.3g} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters"
     trained = f"{samples:,} training sample{'s' * (samples != 1)}" if isinstance(samples, int) else ""
-    return _joined([model, count, source, trained, _named(summary, "seed")])
+    return joined([model, count, source, trained, _named(summary, "seed")])
 
 
 def _named(summary: Mapping[str, Any], key: str) -> str:
@@ -160,7 +160,7 @@ def state(summary: Mapping[str, Any], last: float | None) -> str:
     """How the run ended, or how far it is: status · last epoch · duration."""
     seconds = summary.get("seconds")
     lasted = duration(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else ""
-    return _joined([summary.get("status"), "" if last is None else f"last epoch {last:g}", lasted])
+    return joined([summary.get("status"), "" if last is None else f"last epoch {last:g}", lasted])
 
 
 def headlines(
@@ -200,4 +200,4 @@ def provenance(directory: Path, summary: Mapping[str, Any], undrawn: int) -> str
         summary.get("date") or f"tables of {written:%Y-%m-%d %H:%M}",
         f"{undrawn} more metrics in {METRICS} are not drawn" if undrawn else "",
     ]
-    return _joined(said)
+    return joined(said)

@@ -20,11 +20,7 @@ _PLAIN: dict[str, Callable[[], nn.Module]] = {
 
 
 class Sine(nn.Module):
-    """sin(omega_0 x), entry by entry (SIREN, Sitzmann et al. 2020, 3.2).
-
-    Raises:
-        UserError: `omega_0` is not positive.
-    """
+    """sin(omega_0 x), entry by entry (SIREN, Sitzmann et al. 2020, 3.2); a UserError where omega_0 is not positive."""
 
     def __init__(self, omega_0: float = 30.0) -> None:
         super().__init__()
@@ -33,7 +29,6 @@ class Sine(nn.Module):
         self.omega_0 = omega_0
 
     def forward(self, x: Tensor) -> Tensor:
-        # sin(omega_0 x)
         return torch.sin(self.omega_0 * x)
 
     def extra_repr(self) -> str:
@@ -43,12 +38,8 @@ class Sine(nn.Module):
 def activation(name: ActivationName, omega_0: float = 30.0) -> nn.Module:
     """The activation of that name (huh2021 Fig. 3 compares relu, tanh, gelu and sine; nichani2020 has leaky_relu).
 
-    Args:
-        name: see `ActivationName`; `identity` makes a linear network.
-        omega_0: the frequency of `sine`; 30 in SIREN.
-
-    Raises:
-        UserError: a sine's `omega_0` is not positive.
+    `identity` makes a linear network. `omega_0` is the frequency of `sine`, 30 in SIREN; a `UserError` where a sine's
+    is not positive.
 
     >>> activation("sine", omega_0=2.0)
     Sine(omega_0=2.0)

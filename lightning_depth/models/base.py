@@ -29,8 +29,8 @@ class AbstractModel(LightningModule, ABC):
     `training_step`.
 
     Args:
-        loss: what is logged as loss: `mse` (to the targets, one-hot for classes; mean over the outputs) or
-            `cross_entropy`.
+        loss: what is logged and, by a family, minimised: `mse` (to the targets, one-hot for classes; mean over the
+            outputs) or `cross_entropy`.
         input_shape: (channels, height, width) of one image, or the shape of any other input; None: the data's.
         num_classes: None: the data's.
         target_shape: shape of one target where targets are numbers; None: the data's, if they have any.
@@ -85,12 +85,8 @@ class AbstractModel(LightningModule, ABC):
         self._shapes = shapes = self._find_shapes()
         self.input_shape, self.num_classes, self.target_shape = shapes.input, shapes.classes, shapes.target
         # A checkpoint is enough to make the model again.
-        self.hparams.update(
-            input_shape=list(shapes.input),
-            num_classes=shapes.classes,
-            target_shape=None if shapes.target is None else list(shapes.target),
-            seed=self.effective_seed,
-        )
+        found = {"input_shape": shapes.input, "num_classes": shapes.classes, "target_shape": shapes.target}
+        self.hparams.update({name: _plain(value) for name, value in found.items()}, seed=self.effective_seed)
         for split in SPLITS:
             self.add_module(f"{split}_metrics", self.new_metrics())
         self.prepare(shapes)
@@ -110,9 +106,8 @@ class AbstractModel(LightningModule, ABC):
         if found is None and given is None and needed:
             raise UserError(f"{type(self).__name__} needs {name}: the data module does not say it (`{name}`).")
         if found is not None and given is not None and _plain(found) != _plain(given):
-            raise UserError(
-                f"{type(self).__name__} was given {name}={_plain(given)}, but the data have {_plain(found)}."
-            )
+            given, found = _plain(given), _plain(found)
+            raise UserError(f"{type(self).__name__} was given {name}={given}, but the data have {found}.")
         return given if found is None else found
 
     # --- metrics ----------------------------------------------------------------------------------------------------

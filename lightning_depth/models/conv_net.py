@@ -77,12 +77,9 @@ class ConvNet(AbstractFamily):
             raise UserError(f"ConvNet depth={depth}, channels={channels}: both must be at least 1.")
         check_initial(initial, activation)
         check_kernel(kernel_size)
-        self.depth, self.channels, self.kernel_size = depth, channels, kernel_size
-        self.activation, self.bias = activation, bias
-        self.padding_mode: PaddingMode = padding_mode
-        self.output, self.readout = output, readout
-        self.initial: InitialName = initial
-        self.initial_scale = initial_scale
+        self.depth, self.channels, self.kernel_size, self.padding_mode = depth, channels, kernel_size, padding_mode
+        self.activation, self.bias, self.output, self.readout = activation, bias, output, readout
+        self.initial, self.initial_scale = initial, initial_scale
 
     def build(self, shapes: Shapes) -> nn.Module:
         input_shape = shapes.input
@@ -97,7 +94,9 @@ class ConvNet(AbstractFamily):
             net.add_module("fits", FitsKernel(self.kernel_size))
         channels = input_shape[0]
         for index in range(1, self.depth + 1):
-            net.add_module(f"conv{index}", self._convolution(channels, last if index == self.depth else self.channels))
+            filters = last if index == self.depth else self.channels
+            conv = convolution(channels, filters, self.kernel_size, self.bias, self.padding_mode)
+            net.add_module(f"conv{index}", conv)
             channels = self.channels
             if index < self.depth or (self.output, self.readout) == ("classes", "flatten"):
                 net.add_module(f"{self.activation}{index}", activation(self.activation))
@@ -111,33 +110,24 @@ class ConvNet(AbstractFamily):
         initialise(layers_of(net), self.initial, self.initial_scale)
         return net
 
-    def _convolution(self, channels_in: int, channels: int) -> nn.Conv2d:
-        size = self.kernel_size
-        return nn.Conv2d(channels_in, channels, size, padding=size // 2, bias=self.bias, padding_mode=self.padding_mode)
-
 
 def _image_channels(shapes: Shapes) -> int:
     wanted, (_, height, width) = shapes.target, shapes.input
     if wanted is None or len(wanted) != 3 or wanted[1:] != (height, width):
         found = "classes" if wanted is None else f"of shape {wanted}"
-        raise UserError(
-            f"ConvNet output=image needs targets that are images of {height} x {width} pixels, "
-            f"these are {found}.\nGive output=classes, or data whose targets are images."
-        )
+        hint = "Give output=classes, or data whose targets are images."
+        needed = f"targets that are images of {height} x {width} pixels"
+        raise UserError(f"ConvNet output=image needs {needed}, these are {found}.\n{hint}")
     return wanted[0]
 
 
+def convolution(channels_in: int, channels: int, size: int, bias: bool, padding_mode: PaddingMode) -> nn.Conv2d:
+    """A convolution size x size of stride 1 that keeps the image's size."""
+    return nn.Conv2d(channels_in, channels, size, padding=size // 2, bias=bias, padding_mode=padding_mode)
+
+
 def check_kernel(kernel_size: int, padding_mode: PaddingMode = "zeros", image: Sequence[int] = ()) -> None:
-    """Refuse kernels that are even, or that go round a circular image more than once.
-
-    Args:
-        kernel_size: k.
-        padding_mode: `zeros` or `circular`.
-        image: its height and width, once they are known.
-
-    Raises:
-        UserError: see above.
-    """
+    """Refuse kernels that are even, or go round a circular `image` (height, width; once known) more than once."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UserError(f"kernel_size={kernel_size}: it must be odd and positive; an even kernel has no middle.")
     if padding_mode == "circular" and image and kernel_size > min(image):

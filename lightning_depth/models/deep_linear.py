@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import reduce
+from itertools import islice, pairwise
 from typing import Any, Literal
 
 import torch
@@ -93,14 +94,11 @@ class DeepLinear(AbstractFamily):
             if initial_depth < depth:
                 raise UserError(f"DeepLinear initial_depth={initial_depth} must be at least depth={depth}.")
             if layer != "dense" or residual or batch_norm or bias or initial == "ntk":
-                raise UserError(
-                    "DeepLinear initial_depth is for plain products of dense matrices:\n"
-                    "leave out toeplitz, residual, batch_norm, bias and ntk."
-                )
+                plain = "plain products of dense matrices:\nleave out toeplitz, residual, batch_norm, bias and ntk."
+                raise UserError(f"DeepLinear initial_depth is for {plain}")
         self.depth, self.width, self.layer = depth, width, layer
         self.residual, self.batch_norm, self.bias = residual, batch_norm, bias
-        self.initial: InitialName = initial
-        self.initial_scale, self.initial_depth = initial_scale, initial_depth
+        self.initial, self.initial_scale, self.initial_depth = initial, initial_scale, initial_depth
 
     def build(self, shapes: Shapes) -> nn.Module:
         inputs, outputs = math.prod(shapes.input), shapes.outputs
@@ -144,12 +142,8 @@ def set_products(layers: Sequence[nn.Linear], factors: Sequence[Tensor]) -> None
     [6.0, 5.0]
     """
     share, more = divmod(len(factors), len(layers))
-    start = 0
+    left = iter(factors)
     for index, layer in enumerate(layers):
-        end = start + share + (index < more)
-        product = factors[start].double()
-        for factor in factors[start + 1 : end]:
-            # W_k ... W_1
-            product = factor.double() @ product
-        layer.weight.copy_(product)
-        start = end
+        own = [factor.double() for factor in islice(left, share + (index < more))]
+        # W_k ... W_1
+        layer.weight.copy_(reduce(lambda product, factor: factor @ product, own))

@@ -15,7 +15,7 @@ from lightning_depth.layers.convolutions import guarded, subsamples
 from lightning_depth.layers.expansion import Expansion, expand
 from lightning_depth.models import steps_at_once as several
 from lightning_depth.models.base import AbstractModel
-from lightning_depth.models.losses import LossName, SampleMean
+from lightning_depth.models.losses import SampleMean
 from lightning_depth.models.regularisers import LowRank, Regulariser, regularisation, truncate
 from lightning_depth.models.shapes import Shapes
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree, Redraws
@@ -36,7 +36,6 @@ class AbstractFamily(AbstractModel):
     The training metrics are those of the epoch as it went by: in train mode, on augmented images, before each step.
 
     Args:
-        loss: `mse` (to the targets, one-hot for classes; mean over the outputs) or `cross_entropy`.
         optimizer: made from the parameters that are trained; default SGD, lr 0.1, momentum 0.9. One that calls for the
             loss several times a step (L-BFGS, and those of `lightning_depth.optimisers`) wants all data in one batch.
         lr_scheduler: made from the optimizer, stepped once an epoch; None for a constant rate.
@@ -50,37 +49,28 @@ class AbstractFamily(AbstractModel):
         low_rank: start with weights of low rank (huh2021 Table 3), such as `{rank: 5}`; see `LowRank`.
         expansion: make each layer a product of several (huh2021 App. B), such as `{factor: 4, which: [conv]}`; see
             `lightning_depth.layers.expansion.expand`.
-        input_shape: see `AbstractModel`, as for what follows.
-        num_classes: None: the data's.
-        target_shape: None: the data's, if they have any.
         channels_last: keep images and convolutions' weights in channels-last memory order: faster, and nothing else
             changes.
-        seed: of the initial weights; None: the run's.
+        **model: see `AbstractModel`.
     """
 
     def __init__(
         self,
-        loss: LossName = "mse",
         optimizer: OptimizerCallable = yang2020_sgd,
         lr_scheduler: LRSchedulerCallable | None = None,
         steps_at_once: int = 1,
         regularisers: list[Regulariser] | None = None,
         low_rank: LowRank | None = None,
         expansion: Expansion | None = None,
-        input_shape: Sequence[int] | None = None,
-        num_classes: int | None = None,
-        target_shape: Sequence[int] | None = None,
         channels_last: bool = True,
-        seed: int | None = None,
+        **model: Any,
     ) -> None:
-        super().__init__(loss, input_shape, num_classes, target_shape, seed)
+        super().__init__(**model)
         if steps_at_once < 1:
             raise UserError(f"steps_at_once must be at least 1, not {steps_at_once}.")
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.steps_at_once = steps_at_once
+        self.optimizer, self.lr_scheduler, self.steps_at_once = optimizer, lr_scheduler, steps_at_once
         self.regularisers = list(regularisers or [])
-        self.low_rank, self.expansion = low_rank, expansion
-        self.channels_last = channels_last
+        self.low_rank, self.expansion, self.channels_last = low_rank, expansion, channels_last
         self._counted = False
         self._group: list[Sequence[Tensor]] = []
         self._uncounted: list[dict[str, Tensor]] = []
@@ -166,10 +156,8 @@ class AbstractFamily(AbstractModel):
                 raise UserError(f"{name} compares losses, and each process would see its own: train in one process.")
             batches = several.batches_an_epoch(self.trainer, self.steps_at_once)
             if batches > 1:
-                rank_zero_warn(
-                    f"{name} compares losses, and those of different batches are no match: the "
-                    f"{batches} batches of an epoch should be one (data.batch_size)."
-                )
+                wish = f"the {batches} batches of an epoch should be one (data.batch_size)"
+                rank_zero_warn(f"{name} compares losses, and those of different batches are no match: {wish}.")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._counted, self._uncounted = False, []
@@ -215,10 +203,7 @@ class AbstractFamily(AbstractModel):
             optimizer.begin(self._redrawn, self.run_seed)
         if self.lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch"},
-        }
+        return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "epoch"}]
 
     def _redrawn(self, number: int) -> list[Tensor]:
         """The trained parameters of another network of the family: number 1, 2, ..."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.activations import ActivationName, activation
-from lightning_depth.models.conv_net import PaddingMode, check_kernel
+from lightning_depth.models.conv_net import PaddingMode, check_kernel, convolution
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.initial import InitialName, check_initial, initialise, layers_of
 from lightning_depth.models.shapes import Shapes
@@ -50,26 +50,22 @@ class FullyConv(AbstractFamily):
             raise UserError(f"FullyConv depth={depth}, width={width}: both must be at least 1.")
         check_initial(initial, activation)
         check_kernel(kernel_size)
-        self.depth, self.width, self.kernel_size, self.activation = depth, width, kernel_size, activation
-        self.padding_mode: PaddingMode = padding_mode
-        self.initial: InitialName = initial
-        self.initial_scale = initial_scale
+        self.depth, self.width, self.activation = depth, width, activation
+        self.kernel_size, self.padding_mode = kernel_size, padding_mode
+        self.initial, self.initial_scale = initial, initial_scale
 
     def build(self, shapes: Shapes) -> nn.Module:
         check_kernel(self.kernel_size, self.padding_mode, shapes.input[-2:])
         net = nn.Sequential()
         channels = shapes.input[0]
         for index in range(1, self.depth + 1):
-            net.add_module(f"conv{index}", self._convolution(channels, self.width, bias=False))
+            conv = convolution(channels, self.width, self.kernel_size, False, self.padding_mode)
+            net.add_module(f"conv{index}", conv)
             net.add_module(f"bn{index}", nn.BatchNorm2d(self.width))
             net.add_module(f"{self.activation}{index}", activation(self.activation))
             channels = self.width
-        net.add_module("head", self._convolution(channels, shapes.outputs, bias=True))
+        net.add_module("head", convolution(channels, shapes.outputs, self.kernel_size, True, self.padding_mode))
         net.add_module("average", nn.AdaptiveAvgPool2d(1))
         net.add_module("flatten", nn.Flatten())
         initialise(layers_of(net), self.initial, self.initial_scale)
         return net
-
-    def _convolution(self, channels_in: int, channels: int, bias: bool) -> nn.Conv2d:
-        size = self.kernel_size
-        return nn.Conv2d(channels_in, channels, size, padding=size // 2, bias=bias, padding_mode=self.padding_mode)

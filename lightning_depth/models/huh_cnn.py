@@ -47,16 +47,13 @@ class HuhCNN(AbstractFamily):
         check_kernel(kernel_size)
         check_initial(initial, activation)
         self.width, self.kernel_size, self.activation = width, kernel_size, activation
-        self.initial: InitialName = initial
-        self.initial_scale = initial_scale
+        self.initial, self.initial_scale = initial, initial_scale
 
     def build(self, shapes: Shapes) -> nn.Module:
         channels, height, width = shapes.input
         if min(height, width) < 8:
-            raise UserError(
-                f"HuhCNN halves images three times: {height} x {width} pixels are too few, "
-                "give image_size of at least 8."
-            )
+            few = f"{height} x {width} pixels are too few"
+            raise UserError(f"HuhCNN halves images three times: {few}, give image_size of at least 8.")
         net, size = nn.Sequential(), self.kernel_size
         for index in range(1, 5):
             filters = self.width * 2 ** (index - 1)

@@ -31,11 +31,7 @@ class Imported(AbstractFamily):
     """
 
     def __init__(
-        self,
-        network: str,
-        arguments: dict[str, Any] | None = None,
-        state: str | None = None,
-        **recipe: Any,
+        self, network: str, arguments: dict[str, Any] | None = None, state: str | None = None, **recipe: Any
     ) -> None:
         super().__init__(**recipe)
         self.save_hyperparameters()
@@ -59,11 +55,7 @@ class Imported(AbstractFamily):
 
 
 def found(path: str) -> Any:
-    """What the import path names.
-
-    Raises:
-        UserError: there is no such thing, or it cannot be called.
-    """
+    """What the import path names. A `UserError` where there is no such thing, or it cannot be called."""
     module, _, name = path.rpartition(".")
     try:
         value = getattr(import_module(module), name) if module else None
@@ -102,9 +94,7 @@ def _check(net: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
             net.eval()(torch.zeros(1, *input_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{name} refuses inputs of shape {input_shape}: {reason}\n"
-            "The data's image_size and rgb (three channels from one) may help."
-        ) from error
+        hint = "The data's image_size and rgb (three channels from one) may help."
+        raise UserError(f"{name} refuses inputs of shape {input_shape}: {reason}\n{hint}") from error
     finally:
         net.train(training)

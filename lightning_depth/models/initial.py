@@ -38,11 +38,7 @@ class Scaled(nn.Module):
 
 
 def check_initial(name: InitialName | None, activation: str) -> None:
-    """Refuse an initialisation that is made for other activations.
-
-    Raises:
-        UserError: `siren` without sines.
-    """
+    """Refuse an initialisation that is made for other activations. A `UserError` where `siren` comes without sines."""
     if name == "siren" and activation != "sine":
         raise UserError(f"initial=siren is for activation=sine, not {activation}.")
 

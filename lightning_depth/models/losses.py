@@ -52,8 +52,7 @@ def sample_losses(
 def correct(outputs: Float[Tensor, "..."], targets: Shaped[Tensor, "..."], shapes: Shapes) -> Bool[Tensor, "..."]:
     """Whether the largest output of each sample is that of its class, (*replicas, n); arguments as `sample_losses`.
 
-    Raises:
-        UserError: as `sample_losses`, or the targets are numbers.
+    A `UserError` where the targets are numbers, or as for `sample_losses`.
     """
     if shapes.target is not None:
         raise UserError("The targets are numbers, which have no accuracy.")

@@ -52,8 +52,7 @@ class MLP(AbstractFamily):
         if depth < 0 or width < 1:
             raise UserError(f"MLP depth={depth}, width={width}: depth must be at least 0 and width at least 1.")
         check_initial(initial, activation)
-        self.depth, self.width, self.bias = depth, width, bias
-        self.activation, self.omega_0 = activation, omega_0
+        self.depth, self.width, self.bias, self.activation, self.omega_0 = depth, width, bias, activation, omega_0
         self.initial: InitialName = initial or ("siren" if activation == "sine" else "pytorch")
         self.initial_scale, self.beta = initial_scale, beta
         self.trained = train  # `train` is a method of every module

@@ -60,10 +60,8 @@ def penalty(kind: Penalty, weight: Float[Tensor, "..."]) -> Float[Tensor, ""]:
 
     `l1` is the sum of the absolute entries, `l2` their Euclidean norm (not squared), `squared_frobenius` its square.
     `nuclear`, `effective_rank` (nats) and `stable_rank` are of the weight as a matrix (outputs, all else), in float64,
-    and cost a singular value decomposition each: seconds a step for a ResNet-18.
-
-    Raises:
-        UserError: a spectrum is wanted of a weight that is no matrix, or that is infinite or NaN.
+    and cost a singular value decomposition each: seconds a step for a ResNet-18. A `UserError` where a spectrum is
+    wanted of a weight that is no matrix, or that is infinite or NaN.
 
     >>> weight = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
     >>> [round(float(penalty(k, weight)), 3) for k in ("l1", "l2", "squared_frobenius", "nuclear", "stable_rank")]
@@ -83,8 +81,7 @@ def penalty(kind: Penalty, weight: Float[Tensor, "..."]) -> Float[Tensor, ""]:
 def regularisation(net: nn.Module, regularisers: Sequence[Regulariser]) -> Float[Tensor, ""]:
     """The sum of all penalties, each times its coefficient.
 
-    Raises:
-        UserError: as `penalty` and `chosen_weights`, or a negative coefficient.
+    A `UserError` where a coefficient is negative, or as for `penalty` and `chosen_weights`.
     """
     total: Tensor | None = None
     for regulariser in regularisers:
@@ -105,10 +102,8 @@ def chosen_weights(
 ) -> dict[str, Tensor]:
     """The weight matrices and kernels whose names match, by name, and the `vectors`.
 
-    Of an expanded layer it is the product `weight`, or the `factors` (`weight_1` and so on).
-
-    Raises:
-        UserError: there are none.
+    Of an expanded layer it is the product `weight`, or the `factors` (`weight_1` and so on). A `UserError` where there
+    are none.
     """
     found: dict[str, Tensor] = {}
     for prefix, module in net.named_modules():
@@ -132,10 +127,7 @@ def truncate(net: nn.Module, rank: int, patterns: Sequence[str] | None = None) -
     """Replace chosen weights by their best approximations of a rank of at most `rank`, in place.
 
     A kernel is taken as a matrix (outputs, all else). huh2021 Table 3 has "low-rank initialization" and says no more:
-    scale and ranks are not stated there.
-
-    Raises:
-        UserError: no chosen weight has a higher rank.
+    scale and ranks are not stated there. A `UserError` where no chosen weight has a higher rank.
     """
     if rank < 1:
         raise UserError(f"The rank of initial weights must be at least 1, not {rank}.")

@@ -123,11 +123,9 @@ class ResNet(AbstractFamily):
         if width < 1:
             raise UserError(f"ResNet width must be at least 1, not {width}.")
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise UserError(
-                f"ResNet kernel_size must be odd and positive, not {kernel_size}: an even one has no middle."
-            )
-        self.width = width
-        self.kernel_size = kernel_size
+            why = "an even one has no middle"
+            raise UserError(f"ResNet kernel_size must be odd and positive, not {kernel_size}: {why}.")
+        self.width, self.kernel_size = width, kernel_size
 
     def build(self, shapes: Shapes) -> nn.Module:
         return ResNetNetwork(shapes.input[0], shapes.outputs, self.blocks, self.width, self.kernel_size)
@@ -137,16 +135,12 @@ def _blocks(depth: int | None, blocks: Sequence[int] | None) -> tuple[int, ...]:
     if blocks is not None:
         if len(blocks) != 4 or min(blocks) < 1:
             raise UserError(f"ResNet blocks must be four positive numbers, one a stage, not {list(blocks)}.")
-        if depth is not None and depth != 2 + 2 * sum(blocks):
-            raise UserError(
-                f"ResNet depth {depth} and blocks {list(blocks)} (depth {2 + 2 * sum(blocks)}) disagree: give one."
-            )
+        if depth not in (None, of_blocks := 2 + 2 * sum(blocks)):
+            raise UserError(f"ResNet depth {depth} and blocks {list(blocks)} (depth {of_blocks}) disagree: give one.")
         return tuple(blocks)
     if depth not in TABLE_1:
-        known = ", ".join(map(str, TABLE_1))
-        raise UserError(
-            f"ResNet depth {depth} is not in Table 1 of nichani2020 ({known}).\nGive blocks=[n1, n2, n3, n4] instead."
-        )
+        known = f"Table 1 of nichani2020 ({', '.join(map(str, TABLE_1))})"
+        raise UserError(f"ResNet depth {depth} is not in {known}.\nGive blocks=[n1, n2, n3, n4] instead.")
     return TABLE_1[depth]
 
 
@@ -154,8 +148,6 @@ def _extended(blocks: tuple[int, ...], extra: int | None, stage: int | None) -> 
     if extra is None and stage is None:
         return blocks
     if extra is None or stage is None or extra < 0 or not 1 <= stage <= 4:
-        raise UserError(
-            f"ResNet extra_blocks={extra}, extra_stage={stage}: give both, "
-            "a number of blocks and one of the stages 1 to 4."
-        )
+        both = "a number of blocks and one of the stages 1 to 4"
+        raise UserError(f"ResNet extra_blocks={extra}, extra_stage={stage}: give both, {both}.")
     return tuple(count + (extra if index == stage else 0) for index, count in enumerate(blocks, start=1))

@@ -25,11 +25,7 @@ def steps_of(model: LightningModule) -> int:
 
 
 def check(trainer: Trainer, steps: int, own_step: bool) -> None:
-    """Refuse what several steps at once would pass by.
-
-    Raises:
-        UserError: see above; `own_step` says that the family has a `training_step` of its own.
-    """
+    """Raise a UserError for what several steps would pass by; `own_step`: the family has its own `training_step`."""
     loader: Any = trainer.train_dataloader
     served = loader.at_once if isinstance(loader, TensorBatches) else 1
     refused = {

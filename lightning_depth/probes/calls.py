@@ -1,8 +1,9 @@
 """The calls of modules in a forward pass, by name, and the stages of a network."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -48,24 +49,19 @@ def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
     calls = [Call(INPUT, nn.Identity(), tuple(inputs.shape[1:]), tuple(inputs.shape[1:]))]
     called: Counter[str] = Counter()
 
-    def hook_for(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            called[name] += 1
-            tensors = first_tensor(args), first_tensor((output,))
-            shapes = [None if x is None or x.dim() == 0 else x.shape for x in tensors]
-            per_sample = all(shape is not None and shape[0] == len(inputs) for shape in shapes)
-            given, returned = (None if shape is None else tuple(shape[1:]) for shape in shapes)
-            calls.append(Call(name, module, given, returned, per_sample, called[name]))
+    def see(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        called[name] += 1
+        tensors = first_tensor(args), first_tensor((output,))
+        shapes = [None if x is None or x.dim() == 0 else x.shape for x in tensors]
+        per_sample = all(shape is not None and shape[0] == len(inputs) for shape in shapes)
+        given, returned = (None if shape is None else tuple(shape[1:]) for shape in shapes)
+        calls.append(Call(name, module, given, returned, per_sample, called[name]))
 
-        return hook
-
-    handles = [m.register_forward_hook(hook_for(name)) for name, m in network.named_modules() if name]
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in network.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(partial(see, name)))
+        network(inputs)
     return calls
 
 
@@ -94,26 +90,20 @@ def outputs_of(
 
     `keep(name, output)` is what is kept of each. It copies, since the network may go on to change an output in place.
     """
-    names_of: dict[str, dict[int, str]] = {}
-    for call in calls:
-        names_of.setdefault(call.module_name, {})[call.number] = call.name
-    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if names_of.pop(INPUT, None) else {}
+    wanted = {call.name: call for call in calls}
+    seen: dict[str, Tensor] = {INPUT: keep(INPUT, inputs)} if wanted.pop(INPUT, None) else {}
+    called: Counter[str] = Counter()
 
-    def hook_for(names: Mapping[int, str]) -> Callable[..., None]:
-        numbers = count(1)
+    def see(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        called[name] += 1
+        call = Call(name, module, number=called[name])
+        if call.name in wanted:
+            seen[call.name] = keep(call.name, output)
 
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if (name := names.get(next(numbers))) is not None:
-                seen[name] = keep(name, output)
-
-        return hook
-
-    handles = [network.get_submodule(m).register_forward_hook(hook_for(names)) for m, names in names_of.items()]
-    try:
+    with ExitStack() as hooks:
+        for name in {call.module_name for call in wanted.values()}:
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(partial(see, name)))
         network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {call.name: seen[call.name] for call in calls}
 
 

@@ -56,14 +56,13 @@ class AbstractProbe(Callback, ABC):
     """How many of the samples that are evaluated to be shown, evenly spread over the split; None: all of them."""
 
     def __init__(self, every: Schedule = 1, layers: list[str] | None = None, name: str | None = None) -> None:
+        own = type(self).__name__
         if every not in ("geometric", "last") and (isinstance(every, str) or every < 1):
-            raise UserError(
-                f"{type(self).__name__}: every must be a number of epochs, geometric or last, not {every!r}."
-            )
+            raise UserError(f"{own}: every must be a number of epochs, geometric or last, not {every!r}.")
         if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(f"{type(self).__name__}: name {name!r} must be one word: letters, digits, '_', '-', '.'.")
+            raise UserError(f"{own}: name {name!r} must be one word: letters, digits, '_', '-', '.'.")
         self.every, self.layers = every, layers
-        self.name = snake_case(type(self).__name__) if name is None else name
+        self.name = snake_case(own) if name is None else name
         self.readings: list[Reading] = []
         self.pictures: list[Picture] = []
         self._samples: Samples | None = None
@@ -120,10 +119,8 @@ class AbstractProbe(Callback, ABC):
         """Be shown samples of one split: `samples` of them; None: all that are evaluated, or 1,000 for training."""
         check_samples(self, split, samples)
         self.split, self.samples = split, samples
-        if split == "train":
-            self.train_samples, self.val_samples = samples or TRAIN_SAMPLES, 0
-        else:
-            self.train_samples, self.val_samples = 0, samples
+        train = split == "train"
+        self.train_samples, self.val_samples = (samples or TRAIN_SAMPLES, 0) if train else (0, samples)
 
     def say_once(self, message: str) -> None:
         """A warning on rank zero, once in the life of this probe."""
@@ -207,7 +204,7 @@ class AbstractProbe(Callback, ABC):
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self._pass is not None:
-            self._pass.rest()
+            self._pass.targets = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pass is not None:
@@ -221,7 +218,7 @@ class AbstractProbe(Callback, ABC):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._pass is not None:
-            self._pass.release()
+            self._pass.hooks.close()
         self._pass = self._samples = None
 
 
@@ -231,9 +228,7 @@ class AbstractSampleProbe(AbstractProbe):
     Every process looks at all the samples, so its readings do not depend on how many processes there are.
 
     Args:
-        every: see `AbstractProbe`.
-        layers: see `AbstractProbe`.
-        name: see `AbstractProbe`.
+        every, layers, name: see `AbstractProbe`.
         split: the samples are from the training split, un-augmented, or from the one that is evaluated (`val`).
         samples: how many, a fixed random choice.
     """

@@ -1,6 +1,7 @@
 """The fixed samples that probes look at: the same ones at every look, however many processes there are."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,26 +19,22 @@ class Samples:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self._kept: dict[tuple[Split, int, bool], Any] = {}
+        self._drawn = cache(self._draw)
 
     def batches(self, split: Split, samples: int, everywhere: bool = False) -> Any:
         """Batches of (inputs, targets) of a fixed random choice of `samples` samples, on the module's device.
 
         From a data module's `probe_dataloader(samples, split, everywhere)` where it has one; otherwise from the data
         set of the split's loader, with whatever its transforms do. `everywhere`: each process gets all of them, instead
-        of its share (every world-th).
-
-        Raises:
-            UserError: there is no such loader, or it is no torch `DataLoader` over a sized data set.
+        of its share (every world-th). A `UserError` where there is no such loader, or it is no torch `DataLoader` over
+        a sized data set.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
         if hasattr(datamodule, "probe_dataloader"):
             return datamodule.probe_dataloader(samples, split, everywhere)  # type: ignore[union-attr]
-        if (split, samples, everywhere) not in self._kept:
-            self._kept[split, samples, everywhere] = self._drawn(split, samples, everywhere)
-        return self._kept[split, samples, everywhere]
+        return self._drawn(split, samples, everywhere)
 
-    def _drawn(self, split: Split, samples: int, everywhere: bool) -> list[tuple[Tensor, Tensor]]:
+    def _draw(self, split: Split, samples: int, everywhere: bool) -> list[tuple[Tensor, Tensor]]:
         trainer, loader = self.trainer, loader_of(self.trainer, split)
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
             raise _no_samples(split)
@@ -61,11 +58,7 @@ def _no_samples(split: Split) -> UserError:
 
 
 def loader_of(trainer: Trainer, split: Split) -> Any:
-    """The first loader of a split.
-
-    Raises:
-        UserError: there are no training data.
-    """
+    """The first loader of a split. A `UserError` where there are no training data."""
     if split == "train":
         if trainer.train_dataloader is None:
             try:

@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,12 +39,10 @@ class SharedPass:
         self.split: Split = self.evaluated
         self.seconds = dict.fromkeys(probes, 0.0)
         self.watchers: dict[str, list[tuple[AbstractProbe, Call]]] = {}
-        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+        self.hooks = ExitStack()
         self.targets: Tensor | None = None
         self.places: Tensor = torch.empty(0)  # where the batch's samples stand among all of the split's
-        self.seen = 0
-        self.total = 0
-        self.repeats = False
+        self.seen, self.total, self.repeats = 0, 0, False
         self.called: Counter[str] = Counter()
         try:
             asked = max(p.train_samples for p in probes)
@@ -52,8 +51,8 @@ class SharedPass:
             self.look = self._look_at(batch, epoch, classes)
             self._select()
             self._show_training_samples(training)
-        except BaseException:  # nobody has the pass yet, to release it
-            self.release()
+        except BaseException:  # nobody has the pass yet, to take its hooks out
+            self.hooks.close()
             raise
 
     def _look_at(self, batch: Any, epoch: int, classes: int) -> Look:
@@ -73,21 +72,18 @@ class SharedPass:
                 probe.begin(self.look, selected)
                 for call in selected:
                     self.watchers.setdefault(call.name, []).append((probe, call))
-        modules = dict(self.network.named_modules())
-        names = {call.module_name for of_call in self.watchers.values() for _, call in of_call} - {INPUT}
-        self.handles = [modules[name].register_forward_hook(self._on_call(name)) for name in names]
+        for name in {call.module_name for of_call in self.watchers.values() for _, call in of_call} - {INPUT}:
+            module = self.network.get_submodule(name)
+            self.hooks.enter_context(module.register_forward_hook(partial(self._see, name)))
 
-    def _on_call(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self.targets is None:
-                return
-            self.called[name] += 1
-            inputs = first_tensor(args)
-            if inputs is not None and isinstance(output, Tensor):
-                with same_randomness():
-                    self._observe(Call(name, module, number=self.called[name]).name, inputs, output)
-
-        return hook
+    def _see(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.targets is None:
+            return
+        self.called[name] += 1
+        inputs = first_tensor(args)
+        if inputs is not None and isinstance(output, Tensor):
+            with same_randomness():
+                self._observe(Call(name, module, number=self.called[name]).name, inputs, output)
 
     def _observe(self, name: str, inputs: Tensor, output: Tensor) -> None:
         assert self.targets is not None
@@ -115,7 +111,7 @@ class SharedPass:
         return None if wanted.all() else wanted.to(self.network.device)
 
     def show(self, inputs: Tensor, targets: Tensor) -> None:
-        """Let the hooks see the calls that follow, for these targets."""
+        """Let the hooks see the calls that follow, for these targets; where `targets` is None again, they see none."""
         self.targets = targets
         self.called = Counter()
         mine = self.seen + torch.arange(len(inputs))
@@ -123,10 +119,6 @@ class SharedPass:
         self.seen += len(inputs)
         if INPUT in self.watchers:
             self._observe(INPUT, inputs, inputs)
-
-    def rest(self) -> None:
-        """Let them see no more."""
-        self.targets = None
 
     def _show_training_samples(self, training: Any) -> None:
         shown = [p for p in self.probes if p.train_samples]
@@ -138,7 +130,7 @@ class SharedPass:
                 for inputs, targets in training:
                     self.show(inputs, targets)
                     self.network(inputs)
-                    self.rest()
+                    self.targets = None
             self.split, self.seen = self.evaluated, 0
             # The forward pass itself is shared: its cost is, too.
             shared = time.perf_counter() - start - (sum(self.seconds.values()) - before)
@@ -158,9 +150,8 @@ class SharedPass:
         trainer = self.trainer
         batches = (trainer.num_test_batches if self.evaluated == "test" else trainer.num_val_batches)[0]
         if not hasattr(getattr(loader, "sampler", None), "__len__") or batches == float("inf"):
-            raise UserError(
-                f"A probe cannot choose among {self.evaluated} samples that it cannot count: leave out its samples."
-            )
+            unknown = f"{self.evaluated} samples that it cannot count"
+            raise UserError(f"A probe cannot choose among {unknown}: leave out its samples.")
         mine = min(len(loader.sampler), int(batches) * (loader.batch_size or 1))
         every = int(trainer.strategy.reduce(torch.tensor(mine, device=self.network.device), reduce_op="sum"))
         return min(every, len(loader.sampler.dataset)) if self.repeats else every
@@ -181,26 +172,19 @@ class SharedPass:
 
     def finish(self) -> None:
         """Let every probe measure, keep what it read, and log it as `<probe>/<layer>/<key>`."""
-        self.release()
+        self.hooks.close()
         for probe in self.probes:
             epoch, name = self.look.epoch, probe.name
             with self._at_work(probe):
-                read = [
-                    Reading(epoch, name, layer, at[0] if at else None, key, value)
-                    for layer, key, value, *at in probe.measure(self.look)
+                values = [
+                    (layer, at[0] if at else None, key, value) for layer, key, value, *at in probe.measure(self.look)
                 ]
                 pictures = list(probe.draw())
-            read.append(Reading(epoch, name, "", None, "seconds", self.seconds[probe]))
-            probe.readings, probe.pictures = read, pictures
-            for reading in read:
+            values.append(("", None, "seconds", self.seconds[probe]))
+            probe.readings, probe.pictures = [Reading(epoch, name, *value) for value in values], pictures
+            for reading in probe.readings:
                 value = torch.tensor(reading.value, dtype=torch.float64)
                 self.network.log(probe.logged_as(reading), value, sync_dist=False, rank_zero_only=True)
-
-    def release(self) -> None:
-        """Take the hooks out."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
 
 
 def _real(values: Tensor) -> Tensor:

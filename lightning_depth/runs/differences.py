@@ -26,10 +26,8 @@ def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
     if changed:
         shown = ", ".join(f"{key} (was {old!r}, now {new!r})" for key, old, new in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(
-            f"Cannot resume {directory}: its config differs in {shown}{more}.\n"
-            f"Give the same settings (--config {directory / CONFIG}), or leave out --ckpt_path to start a new run."
-        )
+        hint = f"Give the same settings (--config {directory / CONFIG}), or leave out --ckpt_path to start a new run."
+        raise UserError(f"Cannot resume {directory}: its config differs in {shown}{more}.\n{hint}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -38,13 +36,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     An argument that `old` lacks is one that came later: at its default it does what was done before there was one.
     """
     flat_old, flat_new = dict(flat(old, lists=True)), dict(flat(new, lists=True))
-    return [
-        (key, flat_old.get(key), flat_new.get(key))
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key) != flat_new.get(key)
-        and not key.startswith(FREE_ON_RESUME)
-        and not _came_later(key, old, new)
-    ]
+    keys = [key for key in sorted(flat_old.keys() | flat_new.keys()) if flat_old.get(key) != flat_new.get(key)]
+    bound = [key for key in keys if not key.startswith(FREE_ON_RESUME) and not _came_later(key, old, new)]
+    return [(key, flat_old.get(key), flat_new.get(key)) for key in bound]
 
 
 def _came_later(key: str, old: Any, new: Any) -> bool:

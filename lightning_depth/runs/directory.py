@@ -125,10 +125,9 @@ def job_id(environment: Any) -> str:
 
 
 def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
-    """Make and return `root/name`, or `root/name-2` and so on where that is taken. Atomic: no two runs get the same.
+    """Make and return `root/name`, or `root/name-2` and so on where that is taken; a UserError where it cannot be made.
 
-    Raises:
-        UserError: the directory cannot be made.
+    Atomic: no two runs get the same.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -142,9 +141,8 @@ def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
             except FileExistsError:
                 continue
     except OSError as error:
-        raise UserError(
-            f"Cannot write the run directory {root / name}: {error.strerror}.\nChoose another with --run.root."
-        ) from error
+        reason = f"{error.strerror}.\nChoose another with --run.root."
+        raise UserError(f"Cannot write the run directory {root / name}: {reason}") from error
     raise AssertionError("an endless iterator ended")
 
 
@@ -176,8 +174,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
 def checkpoint_of(root: Path, name: str, wanted: str, command: str) -> Path:
     """The checkpoint that `validate` and their like mean: a file, or `last` or `best` of the newest run of this name.
 
-    Raises:
-        UserError: there is none, or it is torn.
+    A UserError where there is none, or it is torn.
     """
     path = Path(wanted)
     if wanted in ("last", "best"):

@@ -52,13 +52,10 @@ class ProbeRecord(Callback):
     they had saved in it.
 
     Args:
-        root, name: of a new directory, which gets a number where the name is taken.
+        root, name: of a new directory, which gets a number where the name is taken; a `UserError` if it cannot be made.
         checkpoint: the run's checkpoint that is looked at; None: a network without one.
         provenance: what else the summary should say.
-        needed: whether it is a mistake to have no probe; else there is nothing to record then.
-
-    Raises:
-        UserError: the directory cannot be made, or there is no probe.
+        needed: whether it is a mistake to have no probe, a `UserError`; else there is nothing to record then.
     """
 
     def __init__(
@@ -96,12 +93,8 @@ class ProbeRecord(Callback):
         probes = probes_of(trainer)
         table = Table(self.directory / READINGS, Reading._fields)
         write_looks(self.directory, table, probes, trainer.current_epoch)
-        summary = {
-            "run": self.directory.name,
-            "status": "probed",
-            "epochs": trainer.current_epoch,
-            **described(trainer, pl_module, self.provenance),
-        }
+        summary = {"run": self.directory.name, "status": "probed", "epochs": trainer.current_epoch}
+        summary |= described(trainer, pl_module, self.provenance)
         page = report(self.directory, summary)
         write_summary(self.directory, summary)
         print("\n".join(readings_table(probe) for probe in probes))
@@ -117,11 +110,7 @@ class ProbeRecord(Callback):
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """What a run's checkpoint holds.
-
-    Raises:
-        UserError: it is none.
-    """
+    """What a run's checkpoint holds. A `UserError` where it is none."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:

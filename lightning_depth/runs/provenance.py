@@ -22,6 +22,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 def described(trainer: Trainer, pl_module: LightningModule, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What every summary says of its network, data, device and versions, and `provenance` (config, command, ...)."""
+    versions = {package: version(package) for package in PACKAGES}
     return {
         "model": describe_model(pl_module),
         "parameters": sum(p.numel() for p in pl_module.parameters()),
@@ -29,7 +30,7 @@ def described(trainer: Trainer, pl_module: LightningModule, provenance: Mapping[
         "device": device_name(trainer),
         "processes": trainer.world_size,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": {"python": platform.python_version(), **versions, "lightning_depth": lightning_depth.__version__},
         "git_commit": git_commit(),
         **provenance,
     }
@@ -67,12 +68,6 @@ def describe_data(trainer: Trainer) -> dict[str, Any]:
         if getattr(datamodule, attribute, None) is not None:
             found[key] = getattr(datamodule, attribute)
     return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages on which numbers depend."""
-    found = {package: version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **found, "lightning_depth": lightning_depth.__version__}
 
 
 def git_commit() -> str | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -19,14 +19,6 @@ from lightning_depth.probes.probe import probes_of
 from lightning_depth.results import METRICS, READINGS, REPORT, Reading, Table, read_readings, write_summary
 from lightning_depth.runs.probing import log_pictures, write_looks
 from lightning_depth.runs.provenance import depth_of, described
-
-
-@runtime_checkable
-class Stops(Protocol):
-    """A callback that may end a run."""
-
-    stopped_by: str | None
-    """Why it did."""
 
 
 class RunRecord(Checkpoint):
@@ -45,11 +37,9 @@ class RunRecord(Checkpoint):
         self.readings = Table(directory / READINGS, Reading._fields)
         self._epoch_start = 0.0
         self._seconds: list[float] = []
-        self._before: set[str] = set()
-        self._held_out: set[str] = set()
-        self._validated = False
+        self._before, self._held_out = set[str](), set[str]()
         self._weight_layers: int | None = None
-        self._started = False
+        self._started = self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()  # an epoch that goes on in its middle has no on_train_epoch_start
@@ -96,9 +86,8 @@ class RunRecord(Checkpoint):
         self._validated = False
         row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes, stale)}
         for index, optimizer in enumerate(trainer.optimizers):
-            if not optimizer.param_groups:  # Lightning's stand-in, where a model has no optimizer
-                continue
-            row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
+            if optimizer.param_groups:  # Lightning's stand-in has none, where a model has no optimizer
+                row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
         row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
         self.metrics.append([row])
         self._seconds.append(row["seconds"])
@@ -141,13 +130,14 @@ class RunRecord(Checkpoint):
         """What `summary.json` says."""
         rows = [{k: float(v) for k, v in row.items() if v} for row in self.metrics.rows()]
         direction_of = directions(_metrics_of(rows[-1]) if rows else ())
+        best = {key: _first_best(rows, key, direction) for key, direction in direction_of.items()}
         return {
             "run": self.directory.name,
             "status": self._status(trainer),
             "epochs": len(rows),
             "final": _metrics_of(rows[-1]) if rows else {},
             "directions": direction_of,
-            "best": _best(rows, direction_of),
+            "best": {key: {"value": row[key], "epoch": int(row["epoch"])} for key, row in best.items()},
             "at_best_train": _at_best_train(rows, direction_of),
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "weight_layers": self._weight_layers,
@@ -155,7 +145,7 @@ class RunRecord(Checkpoint):
         }
 
     def _status(self, trainer: Trainer) -> str:
-        stops = [c.stopped_by for c in trainer.callbacks if isinstance(c, Stops)]  # type: ignore[attr-defined]
+        stops = [getattr(callback, "stopped_by", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
         goal = next((reason for reason in stops if reason is not None), None)
         if trainer.should_stop and goal is not None:
             return f"stopped: {goal}"
@@ -180,11 +170,8 @@ def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
 
 def _values(trainer: Trainer, probes: list[AbstractProbe], stale: Collection[str]) -> dict[str, float]:
     hidden = tuple(f"{probe.name}/" for probe in probes)
-    found = {
-        key: float(value)
-        for key, value in trainer.callback_metrics.items()
-        if key != "epoch" and key not in stale and not key.startswith(hidden)
-    }
+    logged = trainer.callback_metrics.items()
+    found = {key: float(value) for key, value in logged if key not in {"epoch", *stale} and not key.startswith(hidden)}
     first = [key for key in ("train/loss", "train/acc", "val/loss", "val/acc") if key in found]
     return {key: found[key] for key in [*first, *(k for k in found if k not in first)]}
 
@@ -193,15 +180,10 @@ def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key not in ("epoch", "seconds") and not key.startswith("lr")}
 
 
-def _best(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
-    """The best value of each metric that has a better direction, and its first epoch."""
-    first = {key: _first_best(rows, key, direction) for key, direction in direction_of.items()}
-    return {key: {"value": row[key], "epoch": int(row["epoch"])} for key, row in first.items()}
-
-
 def _first_best(rows: list[dict[str, float]], key: str, direction: Direction) -> dict[str, float]:
+    """The row of the first epoch with the best value of a metric."""
     choose = max if direction == "max" else min
-    return choose((row for row in rows if key in row), key=lambda row: row[key])  # the first of equals
+    return choose((row for row in rows if key in row), key=lambda row: row[key])
 
 
 def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, float | int]:

@@ -23,10 +23,9 @@ RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: one key of a config, in a range.
+    """What is searched: `key` as it stands in the whole config, the rest as `python main.py tune --help` says.
 
-    `key` as it stands in the whole config; the rest is what `python main.py tune --help` says. The seed is of what is
-    tried.
+    The seed is of what is tried.
     """
 
     key: str
@@ -43,9 +42,8 @@ class Search:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UserError(f"--tune.low {self.low:g} must be below --tune.high {self.high:g}.")
         if self.log and self.low <= 0:
-            raise UserError(
-                f"--tune.low {self.low:g}: a logarithmic scale needs it above 0.\nOr give --tune.log false."
-            )
+            needs = "a logarithmic scale needs it above 0.\nOr give --tune.log false."
+            raise UserError(f"--tune.low {self.low:g}: {needs}")
         if self.trials < 1:
             raise UserError(f"--tune.trials {self.trials}: it must be at least 1.")
         if self.folds < 2:
@@ -60,11 +58,7 @@ class Search:
 
 
 class Trials:
-    """The rows of `trials.csv`: one for each fold that has ended.
-
-    Args:
-        path: the table. A torn last line, left by a kill, is taken out.
-    """
+    """The rows of `trials.csv`: one for each fold that has ended. A torn last line, left by a kill, is taken out."""
 
     def __init__(self, path: Path) -> None:
         self.table = Table(path, COLUMNS)
@@ -119,9 +113,8 @@ def suggestion(search: Search, number: int, history: Sequence[tuple[float, float
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this sampler calls itself experimental
-        sampler = optuna.samplers.GPSampler(
-            seed=derive(search.seed, "tune", number) % 2**31, n_startup_trials=RANDOM_FIRST
-        )
+        seed = derive(search.seed, "tune", number) % 2**31
+        sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_FIRST)
         study = optuna.create_study(sampler=sampler, direction="maximize" if direction == "max" else "minimize")
         range_ = optuna.distributions.FloatDistribution(search.low, search.high, log=search.log)
         for value, mean in history:

@@ -21,10 +21,7 @@ def run_in_subprocess(function: Callable[..., T], *arguments: Any, log: Path | N
     """`function(*arguments)` in a process of its own, whose output goes to the file `log`.
 
     On Linux the process is a fork, so it need not import torch again; the parent must only have imported it, not used
-    it. It ends with its parent.
-
-    Raises:
-        UserError: what the function raised, or the process died.
+    it. It ends with its parent. A `UserError` where the function raised one, or the process died.
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)

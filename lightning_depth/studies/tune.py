@@ -1,7 +1,6 @@
 """The runs of a search: every fold of every trial that its table lacks, each in a process of its own."""
 
 import contextlib
-import copy
 import math
 import pkgutil
 import shutil
@@ -29,15 +28,6 @@ from lightning_depth.training.fit import fit
 from lightning_depth.training.guards import Diverged
 
 
-def without_probes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config whose trainer has no probes: nobody looks at the networks of a search."""
-    made = copy.deepcopy(dict(config))
-    callbacks = made["trainer"]["callbacks"] or []
-    kept = [one for one in callbacks if not issubclass(pkgutil.resolve_name(one["class_path"]), AbstractProbe)]
-    made["trainer"]["callbacks"] = kept or None
-    return made
-
-
 def _fit(words: Sequence[str]) -> str:
     """`fit words`: "finished", or "diverged"."""
     sys.argv[1:] = ["fit", *words]  # the DDP launcher starts further processes with it
@@ -52,8 +42,7 @@ def _fit(words: Sequence[str]) -> str:
 def whole_key(asked: str, config: Mapping[str, Any]) -> str:
     """The key of `config` that is meant: `init_args` may be left out.
 
-    Raises:
-        UserError: there is none, or it holds no number; it names the closest.
+    A `UserError` where there is none, or it holds no number; it names the closest.
 
     >>> whole_key("model.lr", {"model": {"init_args": {"lr": 0.1}}})
     'model.init_args.lr'
@@ -64,10 +53,8 @@ def whole_key(asked: str, config: Mapping[str, Any]) -> str:
     short = {key.replace(".init_args", ""): key for key in keys}
     if asked.replace(".init_args", "") in short:
         return short[asked.replace(".init_args", "")]
-    hint = near(asked, keys) or near(asked, short)
-    raise UserError(
-        f"--tune.key {asked}: the config has no such number.{hint}\nSee python main.py fit ... --print_config."
-    )
+    hint = f"{near(asked, keys) or near(asked, short)}\nSee python main.py fit ... --print_config."
+    raise UserError(f"--tune.key {asked}: the config has no such number.{hint}")
 
 
 def override(key: str, value: float) -> dict[str, Any]:
@@ -84,26 +71,24 @@ def override(key: str, value: float) -> dict[str, Any]:
 
 
 def of_folds(config: Mapping[str, Any], folds: int) -> dict[str, Any]:
-    """The config of the fits of a search: its data in `Folds`, no logger, no bar."""
-    made = copy.deepcopy(dict(config))
-    for key in ("ckpt_path", "weights_only"):
-        made.pop(key, None)
-    if made.get("data") is None:
+    """The config of the fits of a search: its data in `Folds`, no logger, no bar, and no probes: nobody looks."""
+    if config.get("data") is None:
         raise UserError("A search divides the training samples of a data module: give --data.")
-    made["run"] = {"reduced": made["run"]["reduced"]}
-    made["trainer"] |= {"logger": False, "enable_progress_bar": False}
-    made["data"] = {
-        "class_path": "lightning_depth.data.Folds",
-        "init_args": {"data": made["data"], "fold": 0, "folds": folds},
+    callbacks = config["trainer"]["callbacks"] or []
+    kept = [one for one in callbacks if not issubclass(pkgutil.resolve_name(one["class_path"]), AbstractProbe)]
+    quiet = {"callbacks": kept or None, "logger": False, "enable_progress_bar": False}
+    init_args = {"data": config["data"], "fold": 0, "folds": folds}
+    return {key: value for key, value in config.items() if key not in ("ckpt_path", "weights_only")} | {
+        "run": {"reduced": config["run"]["reduced"]},
+        "trainer": config["trainer"] | quiet,
+        "data": {"class_path": "lightning_depth.data.Folds", "init_args": init_args},
     }
-    return made
 
 
 def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str, command: str) -> None:
     """Run what is missing of a search, a `Search`, in its directory: that of the same settings, or a new one.
 
-    Raises:
-        UserError: a fit refuses its settings, all trials diverged, or another process is at work in the directory.
+    A `UserError` where a fit refuses its settings, all trials diverged, or another process is at work in the directory.
     """
     settings = {key: value for key, value in asdict(search).items() if key not in ("trials", "seed")}
     study = {"search": settings, "config": of_folds(config, search.folds)}
@@ -113,9 +98,8 @@ def run_search(search: Search, config: Mapping[str, Any], root: Path, name: str,
             print(f"search directory: {directory}{'' if new else ' (going on)'}", flush=True)
             _Loop(search, directory, command).run()
     except Timeout as error:
-        raise UserError(
-            f"Another process is at work in {directory}.\nGive --tune.name for a search of its own."
-        ) from error
+        hint = "Give --tune.name for a search of its own."
+        raise UserError(f"Another process is at work in {directory}.\n{hint}") from error
     except UserError:
         if new and not (directory / TRIALS).is_file():
             shutil.rmtree(directory)
@@ -154,15 +138,14 @@ class _Loop:
                 before = [trial for trial in self.trials.ended(search.folds) if trial.number < number]
                 value = run_in_subprocess(suggestion, search, number, scored(before, direction), direction)
             missing = self.trials.missing(number, search.folds)
-            for fold in missing:
-                if not self._fold(number, fold, value):
-                    break
+            if not missing:
+                continue
+            all(self._fold(number, fold, value) for fold in missing)  # until one diverges
             best = best_of(self.trials.ended(search.folds), self._direction())
-            if missing and best is not None:
+            if best is not None:
                 text = f"# The best of {search.key} in {self.directory / TRIALS}.\n# {self.command}\n"
-                write_yaml(self.directory / "best.yaml", override(self.search.key, best.value), text)
-            if missing:
-                draw_tuning(self.directory)
+                write_yaml(self.directory / "best.yaml", override(search.key, best.value), text)
+            draw_tuning(self.directory)
         self._close()
 
     def _direction(self) -> str:

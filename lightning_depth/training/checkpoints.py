@@ -35,9 +35,6 @@ class LastCheckpoint(ModelCheckpoint):
 
     It is saved after the first epoch and the last, and when Slurm is about to end the job, whatever it costs. A run
     that is killed in between repeats what it did since: at most twenty times as long as a save takes, and an epoch.
-
-    Args:
-        directory: where to.
     """
 
     share = 0.05

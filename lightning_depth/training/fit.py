@@ -33,10 +33,9 @@ def fit(config: Config) -> None:
     name = name_of(config, data)
     its_run = open_run(Path(config.values["run"]["root"]), name, wanted and str(wanted), config.values)
     if has_ended(its_run):
-        rank_zero_info(
-            f"{its_run.directory} is finished: nothing is left to train, and nothing was changed.\n"
-            "A larger --trainer.max_epochs goes on from here; without --ckpt_path a new run starts."
-        )
+        hint = "A larger --trainer.max_epochs goes on from here; without --ckpt_path a new run starts."
+        done = f"{its_run.directory} is finished: nothing is left to train, and nothing was changed."
+        rank_zero_info(f"{done}\n{hint}")
         return
     run(config, data, its_run)
 

@@ -40,11 +40,7 @@ class Goals(Callback):
     """
 
     def __init__(
-        self,
-        train_acc: float | None = None,
-        train_loss: float | None = None,
-        every: int = 1,
-        judge: Judge = "running",
+        self, train_acc: float | None = None, train_loss: float | None = None, every: int = 1, judge: Judge = "running"
     ) -> None:
         if every < 1:
             raise UserError(f"Goals are judged every 1 or more epochs, not every={every}.")
@@ -103,10 +99,8 @@ class Goals(Callback):
         due = epoch % self.every == 0
         if self.judge == "current" and (due or epoch == trainer.max_epochs):
             self._current = train_eval(trainer, pl_module)
-        if due:
-            goal = self._reached(pl_module)
-            if goal is not None:
-                trainer.should_stop, self.stopped_by = True, goal
+        if due and (goal := self._reached(pl_module)) is not None:
+            trainer.should_stop, self.stopped_by = True, goal
 
     def _reached(self, model: AbstractModel) -> str | None:
         if self.train_acc is None and self.train_loss is None:
@@ -125,18 +119,14 @@ def train_eval(trainer: Trainer, model: AbstractModel) -> dict[str, Tensor]:
 
     It is the pass that a validation on the training split would make: un-augmented, in evaluation mode, in the
     trainer's precision, over the samples of all processes, which all look at the first one's buffers. Weights, buffers,
-    modes and random generators are as if it had never run. Costs a forward pass of the training split.
-
-    Raises:
-        UserError: the data module has no `train_eval_dataloader`: batches (inputs, targets) of the training split
-            without augmentation, each sample once over all processes.
+    modes and random generators are as if it had never run. Costs a forward pass of the training split. A `UserError`
+    where the data module has no `train_eval_dataloader`: batches (inputs, targets) of the training split without
+    augmentation, each sample once over all processes.
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if not hasattr(datamodule, "train_eval_dataloader"):
-        raise UserError(
-            "Goals on current weights need the training samples as they are: "
-            f"{type(datamodule).__name__} has no `train_eval_dataloader()`."
-        )
+        lack = f"{type(datamodule).__name__} has no `train_eval_dataloader()`"
+        raise UserError(f"Goals on current weights need the training samples as they are: {lack}.")
     means = {key: mean for key, mean in model.new_metrics().to(model.device).items() if isinstance(mean, SampleMean)}
     with undisturbed(model), _evaluating(model):
         broadcast_buffers(trainer, model)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.inheritance import get_all_subclasses
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -17,12 +18,9 @@ from lightning_depth.seeds import derive
 class Diverged(UserError):
     """A fit whose loss is no number any more."""
 
-
-def _diverged(loss: str, value: float, when: str) -> Diverged:
-    return Diverged(
-        f"The {loss} became {value} in {when}: training stopped.\n"
-        "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
-    )
+    def __init__(self, loss: str, value: float, when: str) -> None:
+        cure = "Earlier checkpoints are good and kept. A lower learning rate is the usual cure."
+        super().__init__(f"The {loss} became {value} in {when}: training stopped.\n{cure}")
 
 
 class FiniteLoss(Callback):
@@ -52,7 +50,7 @@ class FiniteLoss(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = float(trainer.callback_metrics.get("val/loss", 0.0))
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not abs(value) < float("inf"):
-            raise _diverged("validation loss", value, f"epoch {trainer.current_epoch + 1}")
+            raise Diverged("validation loss", value, f"epoch {trainer.current_epoch + 1}")
 
     def _check(self, *args: Any, **kwargs: Any) -> None:
         if not self._losses:
@@ -61,7 +59,7 @@ class FiniteLoss(Callback):
         losses, self._losses = self._losses, []
         for (epoch, step, loss), good in zip(losses, finite, strict=True):
             if not good:
-                raise _diverged("loss", float(loss), f"epoch {epoch} at step {step}")
+                raise Diverged("loss", float(loss), f"epoch {epoch} at step {step}")
 
     on_validation_start = on_train_epoch_end = on_save_checkpoint = _check
 
@@ -71,9 +69,6 @@ class StepSeed(Callback):
 
     Not at the start of an epoch: a data loader that starts draws from the global generator, and Lightning starts it
     after that hook in a running fit but before it right after a resume.
-
-    Args:
-        seed: the run's.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -108,10 +103,7 @@ def broadcast_buffers(trainer: Trainer, network: nn.Module) -> None:
 
 
 class SubsampleForeign(Callback):
-    """Trains a module that is not of our families within `subsample_first`, in each process of its own.
-
-    So that its gradients are right on a CPU.
-    """
+    """Trains a module that is not of our families within `subsample_first`: its gradients are right on a CPU."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -131,12 +123,8 @@ def restore_loaders() -> None:
 
     Or the next network of this process gets loaders that cannot be made again with another sampler.
     """
-    for patched in _with_subclasses(DataLoader) | _with_subclasses(BatchSampler):
+    for patched in {DataLoader, BatchSampler} | get_all_subclasses(DataLoader) | get_all_subclasses(BatchSampler):
         for name in ("__init__", "__setattr__", "__delattr__"):
             if f"__old{name}" in vars(patched):
                 setattr(patched, name, getattr(patched, f"__old{name}"))
                 delattr(patched, f"__old{name}")
-
-
-def _with_subclasses(base: type) -> set[type]:
-    return {base}.union(*map(_with_subclasses, base.__subclasses__()))

@@ -22,10 +22,6 @@ class RunProgress(ProgressBar):
         """Lightning calls this on every rank but the first."""
         self._enabled = False
 
-    def enable(self) -> None:
-        """Undo `disable`."""
-        self._enabled = True
-
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print a line above the bar."""
         if self._enabled:

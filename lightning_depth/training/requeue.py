@@ -24,10 +24,7 @@ class SlurmRequeue(Callback):
 
     Saved at a step's end and not in the signal handler, so that the requeued task continues bit for bit; all ranks
     agree on the step. After the last step of an epoch it waits for the epoch's own checkpoint, or where there is none
-    for the next step. The one it saved goes when the run has ended.
-
-    Args:
-        directory: the run's directory, its own for each array task.
+    for the next step. The one it saved goes when the run has ended. Each array task has a `directory` of its own.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -75,10 +72,8 @@ class SlurmRequeue(Callback):
     def _slurm(self, *command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(
-                f"Cannot requeue this job: {' '.join(command)}: {done.stderr.strip()}\n"
-                f"The run can go on with --ckpt_path {self.path}."
-            )
+            said = f"{' '.join(command)}: {done.stderr.strip()}\nThe run can go on with --ckpt_path {self.path}."
+            raise UserError(f"Cannot requeue this job: {said}")
         return done.stdout.strip()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

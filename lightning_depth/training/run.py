@@ -42,10 +42,8 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 def locate(config: Config) -> LightningDataModule | None:
     """The data module of `config`, its data found and read, before anything is written; None where it names none.
 
-    Also seeds every generator from the config, as making a network of somebody else's may draw from them.
-
-    Raises:
-        UserError: the data are missing or not as the config says.
+    Also seeds every generator from the config, as making a network of somebody else's may draw from them. A `UserError`
+    where the data are missing or not as the config says.
     """
     seed = config.values["seed_everything"]
     if seed is not False:
@@ -202,10 +200,8 @@ def callbacks(
     if isinstance(model, AbstractModel):
         numbers = getattr(data, "target_shape", None) is not None
         metric, mode = ("val/loss", "min") if numbers else ("val/acc", "max")
-        best = ModelCheckpoint(
-            folder, "best", metric, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        own.append(best)
+        after_epochs: Any = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+        own.append(ModelCheckpoint(folder, "best", metric, mode=mode, **after_epochs))
     return [*own, LastCheckpoint(folder)]
 
 
@@ -213,10 +209,9 @@ def _check_processes(trainer: Trainer) -> None:
     started, wanted = os.environ.get("SLURM_STEP_NUM_TASKS"), trainer.num_nodes * trainer.num_devices
     if started is not None and int(started) != wanted:
         # Lightning would train on fewer devices, or the same network several times, without a word.
-        raise UserError(
-            f"srun started {started} processes, and the trainer wants {wanted}: --nodes and --ntasks-per-node "
-            "must equal --trainer.num_nodes and --trainer.devices.\nslurm/ddp.sbatch sets all four."
-        )
+        rule = "--nodes and --ntasks-per-node must equal --trainer.num_nodes and --trainer.devices"
+        hint = f"{rule}.\nslurm/ddp.sbatch sets all four."
+        raise UserError(f"srun started {started} processes, and the trainer wants {wanted}: {hint}")
 
 
 def provenance(config: Config) -> dict[str, Any]:
