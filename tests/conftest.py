@@ -6,7 +6,6 @@ import sys
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-
 # A process for each core: threads of their own would only wait for each other. Read by torch when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -189,6 +189,13 @@ def test_answers_at_once_without_importing_torch(tmp_path, words, status):
         assert "python main.py fit --config" in ended.stdout
 
 
+@pytest.mark.parametrize("words", ["fit --data.help KLocal", "test --model.help=MLP"])
+def test_help_on_one_class_needs_no_config(tmp_path, words):
+    ended = command(*words.split(), cwd=tmp_path)
+    assert ended.status == 0, ended.err
+    assert "usage: " in ended.out
+
+
 # ------------------------------------------------------------------------------------------------------------- the data
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_depth.cli.messages import filter_messages
-from lightning_depth.config.words import TRAINER_COMMANDS, check, near
+from lightning_depth.config.words import TRAINER_COMMANDS, asks_for_help, check, near
 from lightning_depth.errors import UserError
 
 # Name -> (module with main(words), or main(command, words) of Lightning's trainer; what it does).
@@ -48,7 +48,7 @@ def _command(argv: list[str]) -> None:
         raise UserError(f"There is no command {command!r}.{near(command, COMMANDS)}\nSee python main.py --help.")
     filter_messages()
     if command in TRAINER_COMMANDS:
-        if not any(word in ("-h", "--help") or word.startswith("--print_config") for word in words):
+        if not asks_for_help(words):
             check(words)
         import_module(COMMANDS[command][0]).main(command, words)
     else:

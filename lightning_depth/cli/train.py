@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from lightning_depth.config.parser import parser
 from lightning_depth.config.resolve import resolve
+from lightning_depth.config.words import asks_for_help
 from lightning_depth.training.fit import evaluate, fit
 
 
 def main(command: str, words: Sequence[str]) -> None:
     """Run a command of Lightning's trainer; what the user can mend is a `UserError`."""
-    if any(word in ("-h", "--help") or ".help" in word or word.startswith("--print_config") for word in words):
+    if asks_for_help(words):
         parser(command).parse_args(list(words))  # prints and exits
     config = resolve(command, words)
     if command == "fit":

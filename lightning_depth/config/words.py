@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -108,6 +109,11 @@ def check(words: Sequence[str]) -> None:
             raise UserError(f"Unknown option {option}.{near(key, TOP_KEYS)}\nSee python main.py fit --help.")
     for path in files:
         read_file(path)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether the words only ask what a config may hold, or what it would be."""
+    return any(re.match(r"-h$|--help$|--[\w.]+\.help\b|--print_config", word) for word in words)
 
 
 def check_name(name: str) -> None:
