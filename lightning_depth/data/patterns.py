@@ -157,12 +157,12 @@ class Patterns(AbstractTensorData):
             by = 1 + min(height, width) // 4
             dy, dx = torch.randint(1 - by, by, (2, n), generator=stream).tolist()
             return translated(trained, dy, dx)
-        if kind not in ("mixture", "images", "foreign"):
-            return patterns(kind, trained.shape, stream)
-        data = self.foreign if kind == "foreign" else self.example.images
-        assert data is not None, "checked in __init__"
-        other = self._others(data, trained, stream)
-        return 0.5 * trained + 0.5 * other if kind == "mixture" else other
+        if kind == "mixture" or kind == "images" or kind == "foreign":
+            data = self.foreign if kind == "foreign" else self.example.images
+            assert data is not None, "checked in __init__"
+            other = self._others(data, trained, stream)
+            return 0.5 * trained + 0.5 * other if kind == "mixture" else other
+        return patterns(kind, trained.shape, stream)
 
     def _others(
         self, data: AbstractImageData, like: Float[Tensor, "n C H W"], stream: torch.Generator
