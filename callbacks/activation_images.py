@@ -15,10 +15,8 @@ from lightning_depth.probes.calls import INPUT, Call, outputs_of, stages
 class ActivationImages(AbstractSampleProbe):
     """Each layer's activations as images: top singular vector across channels, best channel (zhang2019 3.4, App. E).
 
-    The sign of a singular vector is that with which it correlates with the input image.
-
-    Readings are means over the samples. Draws both images, and with `upper` what the upper sub-network makes of the
-    input image itself (zhang2019 3.5, App. G).
+    Readings are means over the samples. Draws both images (a singular vector with the sign that correlates with the
+    input), and with `upper` what the upper sub-network makes of the input image (zhang2019 3.5, App. G).
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.

@@ -18,8 +18,7 @@ from lightning_depth.probes.calls import INPUT, Call, outputs_of, stages
 class FeatureSimilarity(AbstractSampleProbe):
     """Debiased linear CKA (Kornblith et al. 2019; Nguyen et al. 2021) of the representations of all stages.
 
-    Independent representations read 0, whatever their size; the same ones up to rotation and scale read 1.
-    Draws the matrix of all pairs of stages.
+    Independent representations read 0, the same up to rotation and scale 1. Draws the matrix of all pairs of stages.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.

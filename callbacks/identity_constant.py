@@ -17,9 +17,7 @@ class IdentityConstant(AbstractSampleProbe):
     The inputs have a chosen correlation rho (cosine) to the training example and its norm; for each rho there are
     `draws` of Gaussian pixels, the same ones at every look. The constant map returns the training example, the identity
     its input. Inputs are those that the network sees, after normalisation. A network whose outputs are not as large as
-    its inputs is named, and nothing is read.
-
-    Each reading is at its rho. Draws the predictions of the first draw.
+    its inputs is named, and nothing is read. Draws the predictions of the first draw.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.

@@ -17,8 +17,8 @@ from lightning_depth.probes.calls import Call, outputs_of
 class JacobianNorm(AbstractSampleProbe):
     """The local operator norm: the largest singular value of the Jacobian with respect to the input, at samples.
 
-    Of the network's output, or of each named layer's output, by Lanczos iteration on products with the Jacobian and its
-    transpose (`measures.jacobians`), in evaluation mode, from the vectors of the last look.
+    Of the network's output, or of each named layer's, in evaluation mode (`measures.jacobians`), by an iteration that
+    starts from the vectors of the last look.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
@@ -84,10 +84,8 @@ class JacobianNorm(AbstractSampleProbe):
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                said = " ".join(str(error).split())[:150]
-                raise UserError(
-                    f"JacobianNorm: {layer or 'output'} has no derivative in forward mode, nor a second one: {said}"
-                ) from error
+                lacks = f"{layer or 'output'} has no derivative in forward mode, nor a second one"
+                raise UserError(f"JacobianNorm: {lacks}: {' '.join(str(error).split())[:150]}") from error
             self._starts[layer] = found.vectors.cpu()
             yield layer, "mean", float(found.values.mean())
             yield layer, "max", float(found.values.max())

@@ -6,14 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_depth.measures import spectra
-from lightning_depth.measures.linear_networks import (
-    LinearMap,
-    NotLinear,
-    distance_to_minimum_norm,
-    linear_operator,
-    minimum_norm_solution,
-)
+from lightning_depth.measures import linear_networks, spectra
 from lightning_depth.probes import AbstractSampleProbe, ArrayKey, Key, Look, Picture, Schedule, Split, Value
 
 
@@ -44,12 +37,7 @@ class LinearOperator(AbstractSampleProbe):
             definition="σ₁ of the matrix A of a linear network, found by feeding the identity basis",
             source="nichani2020 4.1",
         ),
-        Key(
-            "frobenius_norm",
-            title="Linear network: Frobenius norm",
-            unit="Frobenius norm",
-            definition="√Σσ² of A",
-        ),
+        Key("frobenius_norm", title="Linear network: Frobenius norm", unit="Frobenius norm", definition="√Σσ² of A"),
         Key("stable_rank", title="Linear network: stable rank", unit="stable rank", definition="of A: Σσ² / σ₁²"),
         Key("effective_rank", definition="of A: −Σ p ln p, p = σ/Σσ"),
         Key(
@@ -87,8 +75,8 @@ class LinearOperator(AbstractSampleProbe):
             self.say_once(f"no reading: the {m} x {n} matrix takes {size} bytes, more than max_bytes={self.max_bytes}.")
             return
         try:
-            found = linear_operator(look.network, tuple(inputs.shape[1:]), max_bytes=self.max_bytes)
-        except NotLinear as error:
+            found = linear_networks.linear_operator(look.network, tuple(inputs.shape[1:]), max_bytes=self.max_bytes)
+        except linear_networks.NotLinear as error:
             self.say_once(f"no reading: {error}.")
             return
         sigma = spectra.singular_values(found.matrix)
@@ -101,14 +89,15 @@ class LinearOperator(AbstractSampleProbe):
         if wanted is None:
             self.say_once("no distance: the targets are not what the network returns.")
         else:
-            solution = minimum_norm_solution(inputs.flatten(1).double(), wanted)
-            yield "", "distance", distance_to_minimum_norm(found.matrix.double(), solution)
+            solution = linear_networks.minimum_norm_solution(inputs.flatten(1).double(), wanted)
+            distance = linear_networks.distance_to_minimum_norm(found.matrix.double(), solution)
+            yield "", "distance", distance
 
     def draw(self) -> Iterable[Picture]:
         return self._pictures
 
 
-def _wanted(found: LinearMap, targets: Tensor, scores: bool) -> Tensor | None:
+def _wanted(found: linear_networks.LinearMap, targets: Tensor, scores: bool) -> Tensor | None:
     """What the linear part should give: (n, m) in float64; None where the targets are of another size.
 
     Classes are no targets of a network that does not return a row of `scores`, as an autoencoder does not.

@@ -21,8 +21,8 @@ class NeuralCollapse(AbstractProbe):
     network on the samples that are evaluated with the nearest training class mean. For other layers, only what needs no
     classifier.
 
-    All readings are 0 in full collapse (see `measures.neural_collapse.NeuralCollapse`). Values that are not defined
-    (identical class means) are left out with a warning.
+    All readings are 0 in full collapse (see `measures.neural_collapse`). Values that are not defined (identical class
+    means) are left out with a warning.
 
     Args:
         every: look after every so many epochs, or `geometric`, or `last`.
@@ -117,11 +117,7 @@ class NeuralCollapse(AbstractProbe):
             outputs = f"it has {len(weight)} outputs for {classes} classes"
             self.say_once(f"no nc3 and no nc4 at {call.name}: {outputs} among the training samples.")
         return neural_collapse.NeuralCollapse(
-            classes,
-            shape,
-            weight if decides else None,
-            nc1=size <= self.max_features,
-            max_features=self.max_features,
+            classes, shape, weight if decides else None, nc1=size <= self.max_features, max_features=self.max_features
         )
 
     def observe(self, seen: Seen) -> None:

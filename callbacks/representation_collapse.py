@@ -102,9 +102,8 @@ class RepresentationCollapse(AbstractProbe):
             if self.train_samples * math.prod(shape) * 4 > NEIGHBOUR_BYTES:
                 self.say_once(f"no neighbours at {call.name}: its training representations exceed 256 MiB.")
             else:
-                made["neighbours_error"] = NearestNeighbours(
-                    self.neighbours, look.classes, shape, max_bytes=2 * NEIGHBOUR_BYTES
-                )
+                most = 2 * NEIGHBOUR_BYTES
+                made["neighbours_error"] = NearestNeighbours(self.neighbours, look.classes, shape, max_bytes=most)
         return {key: classifier.to(look.device) for key, classifier in made.items()}
 
     def observe(self, seen: Seen) -> None:

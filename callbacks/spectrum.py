@@ -22,10 +22,8 @@ class Spectrum(AbstractProbe):
     """All singular values of each layer's weight, or eigenvalues of the Gram matrix of its features (huh2021 Fig 6).
 
     `weights`: of the weight as a matrix, out x (in / groups * kernel), of every module that has one (of attention, the
-    joint one of query, key and value), which is not the layer's operator (see
-    OperatorNorm). `gram`: of K_ij = kappa(h_i, h_j) of the layer's inputs h, exact, for cosine or linear kernel.
-
-    Readings are those of `measures.spectra`. Draws the spectrum over its largest value, and of the Gram matrix its
+    joint one of query, key and value), which is not the layer's operator (see OperatorNorm). `gram`: of K_ij =
+    kappa(h_i, h_j) of the layer's inputs h. Draws the spectrum over its largest value, and of the Gram matrix its
     similarities too, clustered (huh2021 Fig 3).
 
     Args:

@@ -20,8 +20,9 @@ from lightning_depth.measures.collapse import TIE, predictions
 from lightning_depth.measures.neighbours import _lengths, _ties
 from lightning_depth.measures.neural_collapse import _ROUND_OFF, _centred
 from lightning_depth.measures.rows import finite_rows, normalised
+from lightning_depth.measures.similarity import _alignment, _check_samples, cka_matrix
 from lightning_depth.measures.similarity import _centred as hsic_centred
-from lightning_depth.measures.similarity import _check_samples
+from lightning_depth.measures.spectra import normalised_spectrum
 
 # (map, rtol, most steps) -> (largest singular value, steps taken)
 Iteration = Callable[[Tensor, float, int], tuple[float, int]]
@@ -264,3 +265,71 @@ def debiased_hsic(k: Float[Tensor, "n n"], l: Float[Tensor, "m m"]) -> Float[Ten
     _check_samples(n, debiased=True)
     # <U(K), U(L)> / (n (n - 3))
     return (hsic_centred(k, debiased=True) * hsic_centred(l, debiased=True)).sum() / (n * (n - 3))
+
+
+def numerical_rank(
+    singular_values: Float[Tensor, "*batch k"], rows: int, columns: int, dtype: torch.dtype | None = None
+) -> Int[Tensor, "*batch"]:
+    r"""How many singular values are more than round-off, as numpy's and torch's `matrix_rank` count them.
+
+        sum_i 1[sigma_i > max(m, n) eps sigma_1]
+
+    Args:
+        singular_values: of an m x n matrix.
+        rows: m.
+        columns: n.
+        dtype: the matrix's own, whose eps it is; None: that of `singular_values`. No gradient.
+
+    >>> numerical_rank(torch.tensor([1.0, 1e-3, 1e-7]), rows=3, columns=3)
+    tensor(2)
+    """
+    eps = torch.finfo(dtype or singular_values.dtype).eps
+    # sum_i 1[sigma_i > max(m, n) eps sigma_1]
+    return (normalised_spectrum(singular_values) > max(rows, columns) * eps).sum(-1)
+
+
+def _centred_features(features: Tensor) -> Tensor:
+    """Flattened features of mean zero, float64; constant ones become exactly zero."""
+    rows = finite_rows(features)
+    rows = rows - rows[:1]  # the mean of equal numbers is rounded
+    return rows - rows.mean(0)
+
+
+def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."], debiased: bool = True) -> Float[Tensor, ""]:
+    r"""The linear CKA of two representations of the same n samples (Kornblith et al. 2019, section 3), float64.
+
+        biased    ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F),   X and Y centred, in rows
+        debiased  the same with ||Y^T X||_F^2 - n / (n - 2) sum_i x_i y_i + sum_i x_i sum_i y_i / ((n - 1)(n - 2))
+                  in place of each square,   x_i = ||X_i||^2,  y_i = ||Y_i||^2
+
+    The second is `cka_matrix` of the Gram matrices X X^T and Y Y^T, debiased (Nguyen et al. 2021, Equation 3): see
+    there for its range, and use it for many layers. Features are flattened. Invariant to orthogonal maps, shifts and
+    one scale for all features of a layer, not to other linear maps.
+
+    Constant features, and debiased those that are all equally alike, have self-HSIC zero and correlate with nothing: 0,
+    with themselves too. A debiased self-HSIC counts as zero below 1e-10 of the biased one.
+
+    Raises ValueError, too, for two numbers of samples. Cost: the cheaper of n^2 (d1 + d2), by samples, and
+    n (d1^2 + d1 d2 + d2^2), by features.
+
+    >>> line = torch.arange(5.0)[:, None]
+    >>> linear_cka(line, 7 - 2 * line)
+    tensor(1., dtype=torch.float64)
+    """
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} samples, y has {len(y)}")
+    n = len(x)
+    _check_samples(n, debiased)
+    pair = [_centred_features(x), _centred_features(y)]
+    d1, d2 = (rows.shape[1] for rows in pair)
+    if n * (d1 + d2) <= d1 * d1 + d1 * d2 + d2 * d2:
+        return cka_matrix(torch.stack([rows @ rows.mT for rows in pair]), debiased)[0, 1]
+    # ||Y^T X||_F^2
+    hsic = torch.stack([torch.stack([(a.mT @ b).square().sum() for a in pair]) for b in pair])
+    floor = 1e-10 * hsic.diagonal()
+    if debiased:
+        squares = torch.stack([rows.square().sum(1) for rows in pair])
+        sums = squares.sum(1)
+        # - n / (n - 2) sum_i x_i y_i + sum_i x_i sum_i y_i / ((n - 1)(n - 2))
+        hsic = hsic - n / (n - 2) * squares @ squares.mT + torch.outer(sums, sums) / ((n - 1) * (n - 2))
+    return _alignment(hsic, floor)[0, 1]

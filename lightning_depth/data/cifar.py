@@ -45,11 +45,7 @@ SUPERCLASSES = MappingProxyType(
 def read_batches(
     root: Path, published: Any, split: SourceSplit, labels: str
 ) -> tuple[UInt8[Tensor, "N 32 32 3"], Int64[Tensor, " N"]]:
-    """Pixels and `labels` of a split from its pickles, which must have the MD5 sums of torchvision's class `published`.
-
-    Raises:
-        UserError: a file has another sum.
-    """
+    """Pixels and `labels` of a split from its pickles; a UserError where MD5 sums are not torchvision's `published`."""
     batches = []
     for name, md5 in published.train_list if split == "train" else published.test_list:
         path = root / published.base_folder / name

@@ -19,16 +19,14 @@ class Folds(AbstractWrapped):
 
     Every training sample is in exactly one part; parts differ by at most one sample, and are drawn without regard to
     the classes. Test split, order, augmentation and batch sizes are the other data set's, and so is its normalisation:
-    constants computed from the training images are computed from those of all parts. mori2020 2.3 has 10 folds.
+    constants computed from the training images are computed from those of all parts. mori2020 2.3 has 10 folds. Raises
+    a UserError where `folds` is below 2 or above the number of training samples, or there is no such fold.
 
     Args:
         data: the data set.
         fold: the part to validate on, 0 <= fold < folds.
         folds: number of parts, k.
         seed: of the parts. None: that of `data`, or of the run.
-
-    Raises:
-        UserError: `folds` is below 2 or above the number of training samples, or there is no such fold.
     """
 
     def __init__(self, data: AbstractMemoryData, fold: int = 0, folds: int = 10, seed: int | None = None) -> None:
@@ -48,7 +46,7 @@ class Folds(AbstractWrapped):
         return shuffled[fold :: self.folds].sort().values
 
     def load(self, name: Split) -> dict[Split, Loaded]:
-        """The folds that are trained on and the one that is validated on, or the data set's own test split."""
+        """The folds that are trained on and that which is validated on, or the data set's own test split."""
         self.locate()
         if name == "test":
             return {"test": self.data.split("test")}

@@ -17,7 +17,8 @@ class GaussianInputs(AbstractTensorData):
     """Standard normal inputs of any shape: something to feed to networks that are not trained, or to be returned.
 
     huh2021 Figure 1 feeds 256 inputs of dimension 32 to networks of outputs 32. To keep the random weights, fit with a
-    learning rate of 0. nichani2020 Figure 8c trains linear autoencoders on a 5-dimensional vector.
+    learning rate of 0. nichani2020 Figure 8c trains linear autoencoders on a 5-dimensional vector. Raises a UserError
+    where a size is below 1, or `outputs` are given with targets that are the inputs.
 
     Args:
         shape: of one input: (d,), or (channels, height, width).
@@ -28,9 +29,6 @@ class GaussianInputs(AbstractTensorData):
         batch_size: training samples per batch and process; 0: all in one.
         eval_batch_size: samples per batch and process elsewhere.
         seed: of all samples. None: that of the run.
-
-    Raises:
-        UserError: a size is below 1, or `outputs` are given with targets that are the inputs.
     """
 
     def __init__(

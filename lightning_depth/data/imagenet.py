@@ -21,8 +21,9 @@ class ImageNet(AbstractReplaceableImages):
 
     All of ImageNet does not fit: a data set here lives decoded in memory, and 1,281,167 images of 224 x 224 are 193 GB
     (at 64 x 64, 16 GB). So choose `classes`, `samples_per_class` or a smaller `image_size`: ten classes are 2 GB. And
-    random resized crops are cut from the stored square of image_size x image_size, not from the original photograph,
-    of which they show less, and less sharply, than in torchvision's pipeline.
+    random resized crops are cut from the stored square of image_size x image_size, not from the original photograph, of
+    which they show less, and less sharply, than in torchvision's pipeline. Raises a UserError where a number is out of
+    its range.
 
     Args:
         image_size: side of the square to which every image is reduced.
@@ -31,9 +32,6 @@ class ImageNet(AbstractReplaceableImages):
         max_bytes: the most that the images of a split may take in memory.
         kwargs: the arguments of `AbstractReplaceableImages`; `root` is the folder that holds `imagenet`, and `classes`
             go by name (kit_fox), WordNet id (n02119789) or number.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     title = "ImageNet"

@@ -33,10 +33,9 @@ class ImageNet32(AbstractReplaceableImages):
     read without executing what they may contain. The validation images are the test split.
 
     Classes go by the names or WordNet ids of `imagenet_classes`, or by number: 0, kit_fox, is label 1 of the files,
-    whose order is that of ImageNet's development kit, not torchvision's. All ten files are read whatever is asked for,
-    but only the classes asked for are kept: two take 8 MB of memory, all of them 4 GB, and twice that while they are
-    loaded. Normalised by the training images' own mean and deviation unless they are given. `NICHANI2020_CLASSES` lists
-    the classes of nichani2020.
+    whose order is that of ImageNet's development kit, not torchvision's. All ten files are read, but only the classes
+    asked for are kept: two take 8 MB of memory, all of them 4 GB, and twice that while they are loaded. Normalised by
+    the training images' own mean and deviation unless they are given.
     """
 
     title = "ImageNet32"
@@ -72,35 +71,28 @@ class ImageNet32(AbstractReplaceableImages):
 def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "N 3072"], Int64[np.ndarray, " N"]]:
     """Pixels, red then green then blue, and class numbers from 0, of one batch file: a pickle, or `.npz`.
 
-    Raises:
-        UserError: the file is corrupt, does not have the format, or asks for more than arrays; it names the file.
+    Raises a UserError where it is corrupt, does not have the format, or asks for more than arrays.
     """
     batch = read_npz(path) if path.suffix == ".npz" else read_pickle(path)
-    absent = {"data", "labels"} - batch.keys()
+    wrong, absent = f"{path} is no batch of ImageNet32", {"data", "labels"} - batch.keys()
     if absent:
-        raise UserError(f"{path} is no batch of ImageNet32: it has no {min(absent)!r}.")
+        raise UserError(f"{wrong}: it has no {min(absent)!r}.")
     data = batch["data"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
-        raise UserError(f"{path} is no batch of ImageNet32: its data are {found}, not uint8 (N, 3072).")
+        raise UserError(f"{wrong}: its data are {found}, not uint8 (N, 3072).")
     listed = batch["labels"]
     plain = isinstance(listed, np.ndarray) or (isinstance(listed, list) and all(type(label) is int for label in listed))
     labels = np.asarray(listed) if plain else np.empty(0, object)
     if labels.dtype.kind not in "iu" or labels.shape != data.shape[:1]:
-        raise UserError(
-            f"{path} is no batch of ImageNet32: its labels are not {len(data)} whole numbers, one an image."
-        )
+        raise UserError(f"{wrong}: its labels are not {len(data)} whole numbers, one an image.")
     if len(labels) and not 1 <= labels.min() <= labels.max() <= 1000:
         raise UserError(f"{path} has labels from {labels.min()} to {labels.max()}; ImageNet32 has them from 1 to 1000.")
     return data, labels.astype(np.int64) - 1
 
 
 def read_npz(path: Path) -> dict[str, Any]:
-    """The arrays `data` and `labels` of an `.npz` file, of which objects are refused.
-
-    Raises:
-        UserError: the file is corrupt or truncated, or holds pickled objects; it names the file.
-    """
+    """The arrays `data` and `labels` of an `.npz` file; a UserError where it is corrupt or holds pickled objects."""
     try:
         # A file that is no zip archive would be read as a lone array or refused as a pickle.
         with zipfile.ZipFile(path):

@@ -74,18 +74,15 @@ class Ising(AbstractTensorData):
     """Which inverse temperature was it? Configurations of the Ising ring, +-1 (d,), each class one beta (mori2020 C).
 
     The relevant feature is the energy, a 2-global quantity. The classes are equally likely; `bayes_error(sites, betas)`
-    is the error of the best classifier. The paper samples by Markov chains, here every sample is exact and independent
-    (see `sample_ising`). Its Hamiltonian has the antiferromagnet's sign; on an even ring, flipping every other spin
-    makes it the ferromagnet, so for a fully connected network nothing changes.
+    is the error of the best classifier. The paper samples by Markov chains, here samples are exact and independent
+    (`sample_ising`). The Hamiltonian has the antiferromagnet's sign; on an even ring, flipping every other spin makes
+    it the ferromagnet, so for a fully connected network nothing changes. Raises a UserError where the ring is odd (it
+    could not satisfy all its bonds, and the two signs of H would differ), or there are fewer than two betas.
 
     Args:
         sites: d, even. The paper has 500.
         betas: the inverse temperatures of the classes, in units of the coupling. None: the paper's 0.1 and 0.3.
         tensors: the arguments of `AbstractTensorData`. The paper has batches of 50 and 100,000 test samples.
-
-    Raises:
-        UserError: the ring is odd (it could not satisfy all its bonds, and the two signs of H would differ), or there
-            are fewer than two betas.
     """
 
     def __init__(self, sites: int = 500, betas: list[float] | None = None, **tensors: Any) -> None:

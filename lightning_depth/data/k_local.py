@@ -52,7 +52,8 @@ class AbstractRelevantFeature(AbstractTensorData):
 
     Class 0, the paper's y = 1, where the feature is >= 0; class 1, its y = 2, elsewhere. The labels are a function of
     the inputs, so the Bayes error is 0. With `loss: mse` the network is trained to one-hot labels (mori2020 2.4, App.
-    D). The training set of N samples is the beginning of every larger one of the same seed.
+    D). The training set of N samples is the beginning of every larger one of the same seed. Raises a UserError where k
+    is below 1 or above d, or the indices are not k different ones below d.
 
     Args:
         dimension: d.
@@ -60,9 +61,6 @@ class AbstractRelevantFeature(AbstractTensorData):
         indices: the k components, counted from 0. None: drawn from the seed, the same for all splits.
         targets: `classes`, or `signs`: the numbers +1 (feature >= 0) and -1, of shape (1,).
         tensors: the arguments of `AbstractTensorData`. The paper has batches of 50 and 100,000 test samples.
-
-    Raises:
-        UserError: k is below 1 or above d, or the indices are not k different ones below d.
     """
 
     label_count = 2

@@ -27,6 +27,7 @@ class LowRankLeastSquares(AbstractTensorData):
 
     With fewer samples than input dimensions many maps fit; which one is found depends on the depth. The paper says
     neither q nor how W* is drawn: here it is a product of two Gaussian factors (`low_rank_map`), drawn from the seed.
+    Raises a UserError where a dimension is below 1, or the rank is not possible.
 
     Args:
         input_dim: n; the paper has 32.
@@ -36,9 +37,6 @@ class LowRankLeastSquares(AbstractTensorData):
         test_samples: test samples, and as many validation samples; the Gram matrices of Figure 1 have 256.
         batch_size: training samples per batch and process; 0: all in one, as for gradient descent.
         tensors: other arguments of `AbstractTensorData`.
-
-    Raises:
-        UserError: a dimension is below 1, or the rank is not possible.
 
     Warns: q >= n, where the least-squares solution is unique (and is W*), whatever the depth.
     """
@@ -57,9 +55,8 @@ class LowRankLeastSquares(AbstractTensorData):
         if min(input_dim, output_dim) < 1:
             raise UserError(f"{input_dim=}, {output_dim=}: both must be at least 1.")
         if not 1 <= task_rank <= min(input_dim, output_dim):
-            raise UserError(
-                f"{task_rank=}: a {output_dim} x {input_dim} map has rank 1 to {min(input_dim, output_dim)}."
-            )
+            most = min(input_dim, output_dim)
+            raise UserError(f"{task_rank=}: a {output_dim} x {input_dim} map has rank 1 to {most}.")
         if train_samples >= input_dim:
             rank_zero_warn(
                 f"{train_samples=} >= {input_dim=}: the least-squares solution is unique, so "

@@ -56,11 +56,7 @@ class FashionMNIST(AbstractPublishedImages):
 
 
 def read_split(home: Path, split: SourceSplit) -> tuple[UInt8[Tensor, "N H W 1"], Int64[Tensor, " N"]]:
-    """Images and labels, of ten classes, from the two idx files of a split.
-
-    Raises:
-        UserError: a file is corrupt, or they do not belong together; it names the file.
-    """
+    """Images and labels from the two idx files of a split; a UserError where they do not belong together."""
     images_file, labels_file = (home / file for file in IDX_FILES[2 * (split == "test") :][:2])
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
     if len(images) != len(labels):
@@ -73,8 +69,7 @@ def read_split(home: Path, split: SourceSplit) -> tuple[UInt8[Tensor, "N H W 1"]
 def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "..."]:
     """A file of bytes in the idx format: 0, 0, 8, the number of dimensions, the sizes as big-endian uint32, the bytes.
 
-    Raises:
-        UserError: the header or the length is wrong; it names the file.
+    Raises a UserError where the header or the length is wrong.
     """
     content = path.read_bytes()
     header = 4 + 4 * dimensions

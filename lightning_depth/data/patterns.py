@@ -33,8 +33,7 @@ def patterns(kind: Generated, shape: Sequence[int], stream: torch.Generator) -> 
 
     The channels of a picture are equal, but for noise. zhang2019 shows such patterns and does not define them.
 
-    Raises:
-        UserError: a size is below 1, or height or width below 2.
+    Raises a UserError where a size is below 1, or height or width below 2.
     """
     n, channels, height, width = shape
     if min(n, channels) < 1 or min(height, width) < 2:
@@ -73,13 +72,11 @@ def translated(images: Float[Tensor, "n C H W"], dy: Sequence[int], dx: Sequence
     [0.0, 0.0, 1.0, 2.0]
     """
     height, width = images.shape[2:]
-    moved = [
-        F.pad(image, (right, -right, down, -down))
-        if abs(down) < height and abs(right) < width
-        else torch.zeros_like(image)
-        for image, down, right in zip(images, dy, dx, strict=True)
-    ]
-    return torch.stack(moved)
+    moved = torch.zeros_like(images)
+    for to, image, down, right in zip(moved, images, dy, dx, strict=True):
+        if abs(down) < height and abs(right) < width:
+            to.copy_(F.pad(image, (right, -right, down, -down)))
+    return moved
 
 
 @final
@@ -87,13 +84,15 @@ class Patterns(AbstractTensorData):
     """Train on the example, look at anything else: the top rows of zhang2019 Figures 1 to 4 and 6 as a data set.
 
     The training split is that of `example`. Validation, test and prediction show pictures of each kind in turn, each
-    its own target; `captions` says which is which. Beside the generated kinds of `patterns` there are
+    its own target; `captions` says which. Beside the generated kinds of `patterns` there are
 
     - `example`: the training examples themselves;
     - `translated`: moved by up to a quarter of the size;
     - `mixture`: half a training example and half another image of its data set's test split;
     - `images`: other images of that test split;
     - `foreign`: test images of another data set, such as Fashion-MNIST.
+
+    Raises a UserError where a kind is not there, or the foreign images have other channels.
 
     Args:
         example: what is trained on.
@@ -104,9 +103,6 @@ class Patterns(AbstractTensorData):
             connected layers take any (Figures 10 and 11).
         eval_batch_size: pictures per batch and process.
         seed: of all draws. None: that of the run.
-
-    Raises:
-        UserError: a kind is not there, or the foreign images have other channels.
     """
 
     def __init__(
@@ -161,13 +157,11 @@ class Patterns(AbstractTensorData):
             by = 1 + min(height, width) // 4
             dy, dx = torch.randint(1 - by, by, (2, n), generator=stream).tolist()
             return translated(trained, dy, dx)
-        if kind == "mixture":
-            return 0.5 * trained + 0.5 * self._others(self.example.images, trained, stream)
-        if kind == "images":
-            return self._others(self.example.images, trained, stream)
-        if kind == "foreign":
-            assert self.foreign is not None, "checked in __init__"
-            return self._others(self.foreign, trained, stream)
+        if kind == "mixture" or kind == "images" or kind == "foreign":
+            data = self.foreign if kind == "foreign" else self.example.images
+            assert data is not None, "checked in __init__"
+            other = self._others(data, trained, stream)
+            return 0.5 * trained + 0.5 * other if kind == "mixture" else other
         return patterns(kind, trained.shape, stream)
 
     def _others(
@@ -177,9 +171,7 @@ class Patterns(AbstractTensorData):
         height, width = like.shape[2:]
         found = others(data, len(like), stream, height if height == width else None)
         if found.shape[1:] != like.shape[1:]:
-            raise UserError(
-                f"Images of {data.source.name} are {tuple(found.shape[1:])}, "
-                f"the training example is {tuple(like.shape[1:])}.\n"
-                "rgb (three channels from one) or image_size may help."
-            )
+            shapes = f"are {tuple(found.shape[1:])}, the training example is {tuple(like.shape[1:])}"
+            advice = "rgb (three channels from one) or image_size may help."
+            raise UserError(f"Images of {data.source.name} {shapes}.\n{advice}")
         return found[torch.arange(len(like)) % len(found)]

@@ -16,16 +16,14 @@ class RandomLabels(AbstractWrapped):
     """Another data set, some or all of whose training labels are drawn again, uniformly over its classes.
 
     Inputs, order, augmentation, and validation and test labels are the other data set's. mori2020 Appendix B trains on
-    Gaussian inputs with random labels: there `data` is `KLocal`.
+    Gaussian inputs with random labels: there `data` is `KLocal`. Raises a UserError where the fraction is not in [0,
+    1], or the targets are numbers.
 
     Args:
         data: the data set, with classes as targets.
         fraction: of the training labels, rounded to a whole number, drawn again; a label may be drawn to be what it
             was. The labels of a smaller fraction are among those of a larger one, and drawn alike.
         seed: of the labels. None: that of `data`, or of the run.
-
-    Raises:
-        UserError: the fraction is not in [0, 1], or the targets are numbers.
     """
 
     def __init__(self, data: AbstractMemoryData, fraction: float = 1.0, seed: int | None = None) -> None:
@@ -39,7 +37,6 @@ class RandomLabels(AbstractWrapped):
         self.data.setup(stage or "fit")
 
     def load(self, name: Split) -> dict[Split, Loaded]:
-        """A split of the data set, the training one with its new labels."""
         self.locate()
         if name != "train":
             return {name: self.data.split(name)}

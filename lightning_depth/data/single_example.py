@@ -25,9 +25,10 @@ def pictures(
 class SingleExample(AbstractTensorData):
     """Learn the identity from one image or a few: inputs (C, H, W) from 0 to 1, the targets are the inputs (zhang2019).
 
-    Validation and test are other images, those of the data set's test split, also their own targets. zhang2019 trains
-    on one MNIST digit, a 7, and says nothing of a normalisation: pixel values stay from 0 to 1. Its few-example and
-    small-image experiments resize the same picture (`images.image_size`; Figure 13).
+    Validation and test are images of the data set's test split, also their own targets. zhang2019 trains on one MNIST
+    digit, a 7, and says nothing of a normalisation: pixel values stay from 0 to 1. Its small-image experiments resize
+    the same picture (`images.image_size`; Figure 13). Raises a UserError where there is no such class or image, one is
+    named twice, or `images` is given options that would have no effect.
 
     Args:
         images: where the images come from. Its `image_size`, `rgb` and `classes` (those to validate on) count.
@@ -37,10 +38,6 @@ class SingleExample(AbstractTensorData):
         batch_size: training examples per batch and process; 0: all in one.
         eval_batch_size: images per batch and process elsewhere.
         seed: of the choice of test images. None: that of the run.
-
-    Raises:
-        UserError: there is no such class or image, one is named twice, or `images` is given options that would have no
-            effect.
     """
 
     def __init__(
@@ -89,10 +86,8 @@ class SingleExample(AbstractTensorData):
         for number in _numbers(self.images, self.labels, images):
             members = (images.labels == number).nonzero().flatten()
             if max(self.indices) >= len(members):
-                raise UserError(
-                    f"There is no image {max(self.indices)} of class {images.class_names[number]!r}: "
-                    f"its {len(members)} training images count from 0."
-                )
+                absent = f"There is no image {max(self.indices)} of class {images.class_names[number]!r}"
+                raise UserError(f"{absent}: its {len(members)} training images count from 0.")
             chosen.append(members[self.indices])
         return pictures(self.images, images, torch.cat(chosen), size)
 

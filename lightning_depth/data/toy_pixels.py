@@ -30,8 +30,9 @@ class ToyPixels(AbstractTensorData):
     """Black images (3, size, size) with one pixel that is red or blue (nichani2020 4.1, Figure 7; D.7, Figure 19).
 
     The training pixels lie in the upper left quadrant, the test pixels in the lower right one, half of the images of
-    each colour. A convolution tells the colours apart wherever they are; the minimum-norm linear map does not.
-    `measures.linear_networks.minimum_norm_solution` and `sign_accuracy` give that reference.
+    each colour. A convolution tells the colours apart wherever they are; the minimum-norm linear map
+    (`measures.linear_networks.minimum_norm_solution`, `sign_accuracy`) does not. Raises a UserError where an argument
+    is out of its range, more than one image of a colour in one corner, or more than places.
 
     Args:
         positions: where the training pixel is: `corner`, in the upper left corner (Figure 7), or `quadrant`, at places
@@ -42,9 +43,6 @@ class ToyPixels(AbstractTensorData):
         size: height and width, even. The paper has 6.
         batch_size: training images per batch and process; 0: all in one.
         tensors: other arguments of `AbstractTensorData`.
-
-    Raises:
-        UserError: an argument is out of its range, more than one image of a colour in one corner, or more than places.
     """
 
     label_count = 2

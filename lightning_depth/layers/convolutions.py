@@ -4,11 +4,8 @@ On a CPU torch hands them to oneDNN, which copies the positions that the stride 
 its end where a vector of the processor is longer than the number of channels (oneDNN issue 6035; seen with torch 2.15).
 With channels-last input and fewer than 16 channels (8 without AVX-512) the gradient of the weight is then wrong, or the
 heap is corrupted, or the call never returns. 1-d convolutions of one channel are hit too, and transposed convolutions
-with output padding, by their output's channels. No choice of memory order avoids it: an input of one channel counts as
-channels-last whatever one asks for.
-
-Subsampling first and convolving with stride 1 is the same function without that kernel, and bit for bit the same where
-torch is right.
+with output padding, by their output's channels. An input of one channel counts as channels-last whatever one asks for.
+Subsampling first and convolving with stride 1 is bit for bit the same where torch is right.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,11 +24,7 @@ SAFE = 16
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with a 1 x 1 kernel, which subsamples its input first: the same function, parameters and names.
-
-    Raises:
-        ValueError: the kernel is larger.
-    """
+    """`nn.Conv2d` with a 1 x 1 kernel (ValueError for another), which subsamples first: the same function and names."""
 
     applies_its_weight = True  # its `_conv_forward` is another than that of nn.Conv2d, and the same map
 
@@ -52,8 +45,8 @@ class PointwiseConv2d(nn.Conv2d):
 def subsample_first() -> Iterator[None]:
     """Within it narrow, strided 1 x 1 convolutions on a CPU subsample first, whoever wrote them, layers or functions.
 
-    It stands for torch's functions of these names in the whole process; what is called is otherwise torch's. Neither a
-    scripted module nor a process that is spawned within it knows of it.
+    It stands for torch's functions in the whole process. Neither a scripted module nor a process that is spawned within
+    it knows of it.
 
     >>> net = nn.Conv2d(3, 8, 1, stride=2)
     >>> x = torch.rand(2, 3, 8, 8)

@@ -38,7 +38,7 @@ class ExpandedLayer(nn.Module):
     """A layer whose `weight` is the product of its factors: the parameters `weight_1` (at the input) to `weight_d`.
 
     It is still a linear layer or a convolution, under the same name and with the same bias, so whatever looks at layers
-    sees the product, huh2021's effective weight. Made by `expand`, undone by `collapse`.
+    sees the product, huh2021's effective weight.
     """
 
     factor: int
@@ -118,7 +118,8 @@ def expand(
         W_1: h x n x k x k,   W_2 ... W_{d-1}: h x h x 1 x 1,   W_d: m x h x 1 x 1
 
     With g groups, every factor has g groups, and m, n, h below are those of one group. The bias is kept, once. Weights
-    are drawn from torch's global generator.
+    are drawn from torch's global generator. Raises a UserError for nothing to expand, a bottleneck, or options that
+    contradict each other.
 
     Args:
         net: any network; layers of exactly the types `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` (or ours) are expanded.
@@ -135,9 +136,6 @@ def expand(
         residual: the identity (the Dirac kernel) is added to each factor with as many inputs as outputs (App. C,
             W -> W + I). Not with keep=variance: the sum of two has the variance of both.
         allow_bottleneck: let h be smaller than min(m, n k^2): the paper's rank bottleneck.
-
-    Raises:
-        UserError: nothing to expand, a bottleneck, or options that contradict each other.
 
     >>> plain = nn.Conv2d(3, 8, 3, padding=1)
     >>> [tuple(p.shape) for p in expand(plain, 3).parameters()]
@@ -223,11 +221,8 @@ def _refuse_tied(net: nn.Module, chosen: Sequence[Any]) -> None:
     for module in net.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(module)
-    for layer in chosen:
-        if len(owners[layer.weight]) > 1:
-            raise UserError(
-                "Two layers of the network share a weight, and an expansion would part them: expand neither."
-            )
+    if any(len(owners[layer.weight]) > 1 for layer in chosen):
+        raise UserError("Two layers of the network share a weight, and an expansion would part them: expand neither.")
 
 
 def _hidden_width(name: str, layer: Any, width: int | str | None, allow_bottleneck: bool) -> int:
@@ -245,9 +240,8 @@ def _hidden_width(name: str, layer: Any, width: int | str | None, allow_bottlene
     else:
         hidden = width
     if hidden < 1 or hidden % groups:
-        raise UserError(
-            f"{name}: a hidden width must be positive and a multiple of its {groups} group(s), not {hidden}."
-        )
+        wanted = f"positive and a multiple of its {groups} group(s)"
+        raise UserError(f"{name}: a hidden width must be {wanted}, not {hidden}.")
     needed = min(m, inputs)
     if hidden // groups < needed and not allow_bottleneck:
         each = " in each group" if groups > 1 else ""
@@ -280,9 +274,8 @@ def _factors_of(name: str, weight: Tensor, factor: int, hidden: int) -> list[Ten
     """Matrices whose product is `weight`, (m, inputs): one takes it, through the transposes of orthogonal others."""
     m, inputs = weight.shape
     if hidden < min(m, inputs):
-        raise UserError(
-            f"{name}: a product through {hidden} units cannot keep the function of a {m} x {inputs} weight."
-        )
+        kept = f"the function of a {m} x {inputs} weight"
+        raise UserError(f"{name}: a product through {hidden} units cannot keep {kept}.")
     middle = [_orthogonal(hidden, hidden) for _ in range(factor - 2)]
     if hidden >= m:
         last = _orthogonal(m, hidden)

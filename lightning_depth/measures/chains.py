@@ -101,14 +101,12 @@ def chain_operator(modules: Iterable[nn.Module], input_shape: tuple[int, ...]) -
 
     Taken are the layers of `layer_operator` (without bias), BatchNorm1d-3d in eval mode with running statistics (the
     diagonal of gamma / sqrt(running_var + eps), one for each channel; its shift is a bias), AvgPool and
-    AdaptiveAvgPool, Flatten, Identity, Dropout in eval mode, and nn.Sequential of these. So
-    `operator_norm(chain_operator([conv, norm], shape))` is the norm of a convolution with its BatchNorm folded in.
-    Weights and statistics are read once, now.
+    AdaptiveAvgPool, Flatten, Identity, Dropout in eval mode, and nn.Sequential of these. Weights and statistics are
+    read once, now.
 
     Raises UnsupportedLayer, by name, for any other layer and for BatchNorm or Dropout in train mode; ValueError for a
-    shape that a layer does not take, values that are not finite, and layers of different dtypes or devices.
-
-    Cost: no memory but the weights, and that of the layers for each action.
+    shape that a layer does not take, values that are not finite, and layers of different dtypes or devices. Cost: no
+    memory but the weights, and that of the layers for each action.
 
     >>> doubling = nn.BatchNorm2d(1, eps=0.0).eval()
     >>> doubling.running_var.fill_(0.25)
@@ -154,8 +152,8 @@ def lipschitz_bound(layers: Iterable[LinearOperator | float]) -> float:
 
         ||A_L ... A_1|| <= prod_l ||A_l||
 
-    A layer is given by its operator, whose norm is then taken by `operator_norm` (from below, to its rtol of 1e-4), or
-    by its norm. Equality holds where the leading singular vectors of neighbours meet, as for orthogonal layers.
+    A layer is given by its norm, or by its operator, whose `operator_norm` is then taken (from below, to 1e-4).
+    Equality holds where the leading singular vectors of neighbours meet, as for orthogonal layers.
 
     Raises ValueError for a norm that is negative or not finite, and as `operator_norm` does.
 
@@ -165,5 +163,4 @@ def lipschitz_bound(layers: Iterable[LinearOperator | float]) -> float:
     norms = [operator_norm(layer).value if isinstance(layer, LinearOperator) else float(layer) for layer in layers]
     if not all(0 <= norm < math.inf for norm in norms):
         raise ValueError("norms must be finite and not negative")
-    # prod_l ||A_l||
     return math.prod(norms, start=1.0)

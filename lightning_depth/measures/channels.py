@@ -14,11 +14,9 @@ from lightning_depth.measures.rows import check_finite, normalised
 
 
 class SingularImage(NamedTuple):
-    """The top singular vector across channels.
+    """The top singular vector across channels: (*batch, h, w), norm 1, and its share of the activations, (*batch).
 
-    Attributes:
-        image: (*batch, h, w), float64, of norm 1; zero for activations that are zero.
-        share: (*batch), sigma_1^2 / sum_i sigma_i^2 in [0, 1], how much of the activations the image shows; 0 for zero.
+    Float64; both are zero for activations that are zero.
     """
 
     image: Tensor
@@ -26,12 +24,7 @@ class SingularImage(NamedTuple):
 
 
 class ChannelMatch(NamedTuple):
-    """The channel that correlates most with an image.
-
-    Attributes:
-        channel: (*batch), its number; the first of equals.
-        correlation: (*batch), float64, in [-1, 1].
-    """
+    """The number, (*batch), of the channel that correlates most with an image, and its correlation, float64."""
 
     channel: Tensor
     correlation: Tensor
@@ -70,8 +63,7 @@ def top_singular_image(
     with the resizing of `most_correlated_channel`, else the one with sum(v_1) >= 0. Where sigma_1 = sigma_2 the vector
     is any of their plane.
 
-    Cost: the eigenvectors of the smaller Gram matrix, O(c h w
-    min(c, h w)), which lose nothing for the top vector; a float64 copy.
+    Cost: the eigenvectors of the smaller Gram matrix, O(c h w min(c, h w)); a float64 copy.
 
     >>> edge = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
     >>> image, share = top_singular_image(torch.stack([-3 * edge, 4 * edge]), reference=edge)
@@ -104,12 +96,11 @@ def most_correlated_channel(
 
         argmax_c <a_c, r> / (||a_c|| ||r||)
 
-    The paper's correlation is the cosine, not centred, and signed: a negative copy of the image is at -1.
-    `activations` are (c, h, w) or (n, c, h, w); `reference` is one image for all, (h', w') or (c', h', w'), or one for
-    each, (n, c', h', w'). Its channels are averaged; where its size is another it is resized by area, each new pixel
-    the mean of those that it overlaps (torch's mode "area"). A channel that is constant, zero or not, shows nothing of
-    the image and correlates with nothing: 0, though its cosine need not be. A zero reference: 0 for all. Cost: float64
-    copies of the activations.
+    The paper's correlation is the cosine, not centred, and signed: a negative copy of the image is at -1. The first of
+    equals is taken. `activations` are (c, h, w) or (n, c, h, w); `reference` is one image for all, (h', w') or
+    (c', h', w'), or one for each, (n, c', h', w'). Its channels are averaged; another size is resized by area (torch's
+    mode "area"). A channel that is constant, zero or not, shows nothing of the image: 0, though its cosine need not be.
+    A zero reference: 0 for all. Cost: float64 copies of the activations.
 
     >>> image = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     >>> channel, correlation = most_correlated_channel(torch.stack([torch.ones(2, 2), -image, 5 * image]), image)
@@ -134,14 +125,10 @@ def upper_output(network: nn.Module, layer: str, replacement: Tensor, carrier: T
     then replaced. `layer` is a name of `network.named_modules()`; a module that is called several times needs the
     number of the call as well, as in `relu#2`. What reaches the output on a path round the layer, a skip connection,
     still comes from the carrier: feed the whole residual block. Without such a path the batch may be of any length, and
-    the answer does not depend on the carrier.
+    the answer does not depend on the carrier. In train mode BatchNorm buffers see both batches. Gradients flow.
 
-    The network runs in the mode in which it is: in train mode its BatchNorm buffers see both batches. Gradients flow.
-    The hook is removed in any case.
-
-    Raises ValueError, too, if there is no such module, if this carrier does not lead to that call, if the module is
-    called several times and the call is not named, or if it is called with no tensor or with several. Cost: one forward
-    pass of the carrier, the upper part of it that of the replacement.
+    Raises ValueError, too, if there is no such module, this carrier does not lead to that call, the module is called
+    several times and the call is not named, or it is called with no tensor or several. Cost: one forward pass.
 
     >>> network = nn.Sequential(nn.Linear(5, 3), nn.ReLU())
     >>> upper_output(network, "1", torch.tensor([[-1.0, 0.0, 2.0]]), carrier=torch.zeros(1, 5))

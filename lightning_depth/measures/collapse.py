@@ -13,14 +13,12 @@ from lightning_depth.measures.two_splits import AbstractClassifier, is_distribut
 # Mean votes lie in [-1, 1] and carry errors of about 1e-15; two that differ by less than this are a tie.
 TIE = 1e-12
 
-# Rows are normalised in blocks, in float64: numbers in a block (16 MB: few enough for memory, many enough for threads).
+# Rows are normalised in blocks of so many float64 numbers (16 MB).
 _BLOCK = 2**21
 
 
 def predictions(mean_votes: Float[Tensor, "n classes"]) -> Bool[Tensor, "n classes"]:
     """The classes that each sample is predicted to have: those whose mean vote ties with the largest, to `TIE`.
-
-    An all-zero vote (a representation that correlates with nothing) is a tie of all classes.
 
     >>> predictions(torch.tensor([[0.1, 0.3, -0.2], [0.0, 0.0, 0.0]]))
     tensor([[False,  True, False],
@@ -33,8 +31,7 @@ def expected_errors(predicted: Bool[Tensor, "n classes"], y: Int[Tensor, "n"]) -
     """The probability that each prediction is wrong when a tie of t classes is broken uniformly at random.
 
     0 where the true class stands alone, 1 - 1/t where it is one of t, 1 where it is not among them. So a representation
-    that carries no information has the error of guessing, 1 - 1/classes, and not one that depends on the order of the
-    class labels as argmax would.
+    that carries no information has the error of guessing, 1 - 1/classes, and not that of the class that argmax names.
 
     >>> expected_errors(torch.tensor([[True, False], [True, True], [False, True]]), torch.tensor([0, 0, 0]))
     tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
@@ -63,14 +60,12 @@ class CollapseClassifier(AbstractClassifier):
 
         sum_j <h^(x), h^(x_j)> 1[y_j = c] = <h^(x), P_c>,   P_c = sum_{j in c} h^(x_j)
 
-    One pass over the training split (`update_prototypes`) adds each normalised representation to the prototype of its
-    class; one pass over the test split (`update`) takes its votes and counts the errors. The predictions are those of
-    the definition, in float64 and to the last one, at O((n + N) d classes) time and O(classes d) memory.
+    so the training split (`update_prototypes`) is summed to one prototype a class. The predictions are those of the
+    definition, in float64 and to the last one, at O((n + N) d classes) time and O(classes d) memory.
 
     Votes are divided by the total N, as the definition says, so a larger class has larger votes. `compute_balanced`
     gives the error where the votes of each class are divided by its own count: another definition, in which a class
-    without training samples has vote zero. One pass serves both, with the same prototypes and the same inner products,
-    which are nearly all of the cost. The all-zero vote is a tie of all classes.
+    without training samples has vote zero. One pass serves both. The all-zero vote is a tie of all classes.
 
     The batches' memory layout is free and may change from batch to batch: a channels-last batch is read as it lies.
 
@@ -83,10 +78,8 @@ class CollapseClassifier(AbstractClassifier):
     >>> metric = CollapseClassifier(num_classes=2, feature_shape=(3,))
     >>> metric.update_prototypes(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1]))
     >>> metric.update(torch.tensor([[2.0, 1.0, 0.0], [5.0, 5.0, 5.0]]), torch.tensor([0, 0]))
-    >>> metric.compute()  # right, and a tie of two
-    tensor(0.2500, dtype=torch.float64)
-    >>> metric.compute_balanced()  # the same where the classes have equally many training samples
-    tensor(0.2500, dtype=torch.float64)
+    >>> metric.compute(), metric.compute_balanced()  # right, and a tie of two; classes of one size
+    (tensor(0.2500, dtype=torch.float64), tensor(0.2500, dtype=torch.float64))
     """
 
     prototypes: Tensor

@@ -14,7 +14,6 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_depth.measures.rows import check_finite, normalised
 from lightning_depth.measures.spectra import effective_rank
 
-# Cosine similarities, or inner products of the features as they are.
 Kernel = Literal["cosine", "linear"]
 
 # Wide features are multiplied in blocks of so many float64 numbers (16 MB).
@@ -35,7 +34,7 @@ def _rows(features: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
 def cosine_gram(features: Float[Tensor, "p ..."]) -> Float[Tensor, "p p"]:
     r"""The p x p matrix of cosine similarities, K = F F^T with F the flattened features in rows of unit norm.
 
-    A zero feature has similarity 0 to everything, itself included. Cost O(p^2 d).
+    A zero feature has similarity 0 to everything, itself too. Cost O(p^2 d).
 
     >>> cosine_gram(torch.tensor([[3.0, 4.0], [5.0, 0.0]]))
     tensor([[1.0000, 0.6000],
@@ -57,8 +56,7 @@ def gram_spectrum(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -
     With `kernel="linear"`, those of the matrix of inner products (huh2021 Appendix J), which are the squares of the
     singular values of the features in rows.
 
-    F F^T and F^T F have the same non-zero eigenvalues, so those of the smaller are taken: O(p d min(p, d)).
-    Eigenvalues below about 1e-15 of the largest are round-off.
+    They are those of the smaller of F F^T and F^T F: O(p d min(p, d)). Below about 1e-15 of the largest is round-off.
 
     >>> gram_spectrum(torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]))
     tensor([2., 1.], dtype=torch.float64)
@@ -91,9 +89,9 @@ def _wide_gram(flat: Tensor, kernel: Kernel) -> Tensor:
 
 
 def gram_effective_rank(features: Float[Tensor, "p ..."], kernel: Kernel = "cosine") -> Float[Tensor, ""]:
-    r"""The effective rank (nats) of the Gram matrix of the features (huh2021 section 2.3 and Definition 1).
+    r"""The `effective_rank` (nats) of the Gram matrix of the features (huh2021 section 2.3 and Definition 1).
 
-    Zero features contribute nothing; if all are zero it is -inf: see `effective_rank`. Cost: that of `gram_spectrum`.
+    Zero features contribute nothing. Cost: that of `gram_spectrum`.
 
     >>> gram_effective_rank(torch.eye(3)).exp()
     tensor(3.0000, dtype=torch.float64)
@@ -105,9 +103,9 @@ class GramSpectrum(Metric):
     r"""The spectrum of the Gram matrix K = F F^T of all features seen, streamed (huh2021 section 2.3).
 
     With at most `max_gram_features` features a sample, the state is sum_b F_b^T F_b: d^2 float64 numbers, a plain sum
-    over batches and ranks. Beyond, the features themselves are kept, in their own dtype, and the smaller side is taken
-    at the end. `compute` gives the min(p, d) leading eigenvalues of K, descending, not below 0; the others are zero.
-    (torchmetrics drops the dimension of a single one.) Zero features are counted in `zero_rows` and contribute nothing.
+    over batches and ranks. Beyond, the features are kept, in their own dtype, and the smaller side is taken at the end.
+    `compute` gives what `gram_spectrum` does (torchmetrics drops the dimension of a single eigenvalue). Zero features
+    are counted in `zero_rows`.
 
     Args:
         num_features: d, the numbers in one sample's features, flattened.
@@ -149,7 +147,6 @@ class GramSpectrum(Metric):
 
     @torch.no_grad()
     def update(self, features: Float[Tensor, "n ..."]) -> None:
-        """Add a batch of features."""
         flat = features.flatten(1)
         if flat.shape[1] != self.num_features:
             raise ValueError(f"a sample has {flat.shape[1]} features, not {self.num_features}")
@@ -162,7 +159,7 @@ class GramSpectrum(Metric):
         self.zero_rows += is_zero.sum()
 
     def compute(self) -> Float[Tensor, "k"]:
-        """The min(p, d) leading eigenvalues of K over all batches and ranks, descending."""
+        """The spectrum over all batches and ranks."""
         if not self.keeps_features:
             return _spectrum(self.gram, min(int(self.samples), self.num_features))
         if not self.samples:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lightning_depth.measures.rows import check_finite, normalised
 
-# What is left of a noise vector after the example's direction is taken out, as a fraction of it, below which it is
-# round-off and has no direction of its own.
+# What is left of a noise without the example's direction is round-off below this fraction of it.
 _PARALLEL = 1e-10
 
 
@@ -23,9 +22,8 @@ def at_correlation(
 
         x = ||e|| (rho e^ + sqrt(1 - rho^2) n^),   e^ = e / ||e||,   n^ = (n - <n, e^> e^) / ||n - <n, e^> e^||
 
-    At rho = 0 they are orthogonal to the example, at rho = 1 they are the example. Each correlation rho in [-1, 1] has
-    a noise of its own: repeat the correlations for several draws. The paper says "randomly sample the pixels" and no
-    more; `torch.randn(n, *example.shape, generator=generator)` makes n^ uniform on the sphere. The result is of the
+    Each correlation rho in [-1, 1] has a noise of its own: repeat the correlations for several draws. The paper says
+    "randomly sample the pixels" and no more; standard normal noise makes n^ uniform on the sphere. The result is of the
     example's dtype, computed in float64: cosine and norm are exact to the round-off of that dtype.
 
     Raises ValueError, too, for a zero example or one that is not floating-point, a correlation beyond [-1, 1], or a
@@ -70,11 +68,10 @@ def _per_sample(predictions: Tensor, reference: Tensor) -> Tensor:
 def cosine_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."]) -> Float[Tensor, "n"]:
     r"""The correlation of each prediction with a reference (zhang2019 Figures 5 and 7), in [-1, 1], float64.
 
-        cos(f, r) = <f, r> / (||f|| ||r||)
+        cos(f, r) = <f, r> / (||f|| ||r||),   0 where either is zero
 
     It is the cosine, not centred: only so is a constant predictor at correlation rho to an input at correlation rho.
-    `reference` is one for all, of a prediction's shape, or one for each. A prediction or reference of zero norm
-    correlates with nothing: 0.
+    `reference` is one for all, of a prediction's shape, or one for each.
 
     >>> cosine_to(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([0.0, 2.0]))
     tensor([0.8000, 0.0000], dtype=torch.float64)
@@ -87,15 +84,14 @@ def cosine_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "...
 
 
 def mse_to(predictions: Float[Tensor, "n ..."], reference: Float[Tensor, "..."]) -> Float[Tensor, "n"]:
-    r"""The mean squared error of each prediction to a reference, ||f - r||^2 / d (zhang2019 Appendix I), float64.
+    r"""The mean squared error of each prediction, of d entries, to a reference, ||f - r||^2 / d (zhang2019 Appendix I).
 
-    `reference` is one for all, of a prediction's shape, or one for each; d is the number of entries.
+    `reference` as in `cosine_to`; float64.
 
     >>> mse_to(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([0.0, 2.0]))
     tensor([6.5000, 0.0000], dtype=torch.float64)
     """
     difference = predictions.double() - _per_sample(predictions, reference).double()
-    # ||f - r||^2 / d
     error = difference.flatten(1).square().mean(1)
     check_finite(error, "predictions or reference are")
     return error

@@ -63,11 +63,9 @@ class _Jacobians:
         self.function = function
         self.inputs = inputs.detach().clone().requires_grad_()
         self.outputs = function(self.inputs.clone())  # the function may write into its argument
-        n = len(inputs)
-        if self.outputs.ndim == 0 or len(self.outputs) != n or not self.outputs.numel():
-            raise ValueError(
-                f"the function returned shape {tuple(self.outputs.shape)}, not a row for each of {n} inputs"
-            )
+        n, shape = len(inputs), tuple(self.outputs.shape)
+        if not shape or shape[0] != n or not self.outputs.numel():
+            raise ValueError(f"the function returned shape {shape}, not a row for each of {n} inputs")
         if self.outputs.dtype != inputs.dtype:
             raise ValueError(f"the function returned {self.outputs.dtype} for inputs of {inputs.dtype}")
         check_finite(self.outputs, "the function's outputs are")
@@ -160,26 +158,22 @@ def jacobian_norm(
     `function` takes (b, ...) to (b, ...) for any b, each row of the result depending on the same row of the argument
     alone: a network in eval mode. For a piecewise linear network J_i is the linear map that holds around x_i.
 
-    Golub-Kahan-Lanczos bidiagonalisation (`lanczos.top_singular_values`) for all samples in one batch, whose Jacobian
-    is block diagonal; J itself is never formed. J^T u goes back through one graph that is kept; J v is forward-mode
-    differentiation, or where an operator has none, the derivative of J^T u in u (two backward passes make a forward
-    one). A sample is finished by the rule of `top_singular_values`, with the share of a random start, or after
-    `max_iterations` steps: see its residual. No answer depends on the samples beside it. Where m or d is at most
-    `dense_limit`, J is written out instead and the values are exact.
+    It is `lanczos.top_singular_values` for all samples in one batch; J itself is never formed. J^T u goes back through
+    one graph that is kept; J v is forward-mode differentiation, or where an operator has none, the derivative of J^T u
+    in u. A sample is finished by the rule of `top_singular_values`, with the share of a random start, or after
+    `max_iterations` steps: see its residual. Where m or d is at most `dense_limit`, J is written out instead and the
+    values are exact.
 
-    The start is random with a fixed seed, the same for every sample; torch's global generator is not used. `start`
-    (the last call's `vectors`) takes fewer steps; a random direction of 0.3 of its length stands beside it. The
-    gradients and flags of parameters, and the grad mode, are left alone. Fused attention is off inside, for it has no
-    forward mode.
+    The start is random with a fixed seed, the same for every sample. `start` (the last call's `vectors`) takes fewer
+    steps; a random direction of 0.3 of its length stands beside it. The gradients and flags of parameters, and the grad
+    mode, are left alone. Fused attention is off inside, for it has no forward mode.
 
-    Raises ValueError for inputs that are not float32 or float64, or not finite; outputs or derivatives that are not
-    finite; a function without derivative in its input, whose samples depend on each other, or which is not the same at
-    each call; `start` of another shape or not finite. Where an operator has neither a forward-mode nor a second
-    derivative, torch's own error is raised.
-
+    Raises ValueError for inputs that are not float32 or float64; anything that is not finite; a function without
+    derivative in its input, whose samples depend on each other, or which is not the same at each call; `start` of
+    another shape. Where an operator has neither a forward-mode nor a second derivative, torch's own error is raised.
     Cost: one forward-mode pass (about 3 forward passes) and one backward pass a step, or min(m, d) backward passes
-    where that is at most `dense_limit`. Memory: the graph and k vectors of d numbers a sample, for at most
-    k = `max_iterations` steps; samples are taken in chunks for which the vectors (not the graph) fit into `max_bytes`.
+    where that is at most `dense_limit`. Memory: the graph and k vectors of d numbers a sample, for at most k =
+    `max_iterations` steps; samples are taken in chunks for which the vectors (not the graph) fit into `max_bytes`.
 
     >>> x = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
     >>> jacobian_norm(lambda x: x * x, x).values  # J = diag(2 x)

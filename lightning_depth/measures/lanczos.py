@@ -18,7 +18,7 @@ class NormEstimate(NamedTuple):
 
     Attributes:
         value: estimate of sigma_1.
-        residual: see `TopSingularValues`, as for the value.
+        residual: as those of `TopSingularValues`.
         iterations: Lanczos steps, each one forward and one transpose; 0 for a dense matrix.
         vector: v, the right singular vector, of the operator's input shape.
         start: what to start from when the weights have changed a little: v with the next two right vectors, so that a
@@ -154,8 +154,7 @@ def top_singular_values(
 
         A V_k = U_k B_k,   A^T U_k = V_k B_k^T + beta_k v_{k+1} e_k^T,   value = sigma_1(B_k) <= sigma_1(A)
 
-    (Golub & Kahan 1965), V_k orthogonal (one side is enough: Simon & Zha 2000). An answer is left as it is once its map
-    has converged, and none depends on the maps beside it.
+    (Golub & Kahan 1965), V_k orthogonal (one side is enough: Simon & Zha 2000); no answer depends on those beside it.
 
     What may be missed is a singular value with too small a share in the start. Since v_{k+1} = p_k(A^T A) v_1 has unit
     norm, p_k the polynomial with the zeros theta_i^2 = sigma_i(B_k)^2, a vector of singular value (1 + rtol) value or
@@ -179,10 +178,9 @@ def top_singular_values(
         share: of the first vector in the start, beside that of the vector found, down to which it is not missed.
         name: what is not finite, in the error.
 
-    Raises ValueError if a product is NaN or infinite, or `forward` and `transpose` belong to different matrices.
-
-    Cost: one forward and one transpose a step, 4 b k n flops for the k-th step's reorthogonalisation, b k n
-    numbers. Float32 stops at a residual of 2e-6 or 2 rtol, whichever is less.
+    Raises ValueError if a product is NaN or infinite, or `forward` and `transpose` belong to different matrices. Cost:
+    one forward and one transpose a step, 4 b k n flops for the k-th step's reorthogonalisation, b k n numbers. Float32
+    stops at a residual of 2e-6 or 2 rtol, whichever is less.
 
     >>> values = torch.linspace(0, 3, 50).double()
     >>> found = top_singular_values(lambda x: x * values, lambda y: y * values, torch.ones(1, 50).double() / 50**0.5,
@@ -305,9 +303,8 @@ def _dense_norm(operator: LinearOperator) -> NormEstimate:
         right = unit_rows(right @ rows)
     top, square = vectors[:, -1], squares[-1].clamp_min(0)
     residual = float(torch.linalg.vector_norm(gram @ top - square * top) / square) if square > 0 else 0.0
-    if square == 0:
-        right = torch.eye(1, n, device=operator.device)  # any direction
-    right = right.to(operator.dtype)
+    # Any direction, where A = 0.
+    right = (right if square > 0 else torch.eye(1, n, device=operator.device)).to(operator.dtype)
     shape = operator.input_shape
     return NormEstimate(float(square.sqrt()), residual, 0, right[0].view(shape), _leading(right).view(shape))
 
@@ -325,20 +322,18 @@ def operator_norm(
 
     A layer that treats each position by itself is measured on one (`LinearOperator.core`), and a matrix with at most
     `dense_limit` rows or columns is written out: its value is exact. For a larger one it is `top_singular_values` of a
-    batch of one: a lower bound on sigma_1, and by its stopping rule within rtol of it, unless the start holds too
-    little of the first singular vector: less than 1/50 of what it holds of the one found if it is random, 1/10 if it
-    is warm. A run that reaches `max_iterations` is returned as it stands: see its `residual`. For rtol below about
-    1e-6 an operator in float64 is needed.
+    batch of one: a lower bound on sigma_1, and within rtol of it unless the start holds too little of the first
+    singular vector: less than 1/50 of what it holds of the one found if it is random, 1/10 if it is warm. A run that
+    reaches `max_iterations` is returned as it stands: see its `residual`. For rtol below about 1e-6 an operator in
+    float64 is needed.
 
-    No residual can show that a larger singular value was not missed. A warm start (the last call's `start`) holds the
-    three leading vectors, the second and third with 1/10 of the first's length, and beside them a random direction of
-    0.1 of its length, by which one from further down is seen once it leads by about 1 %. Random numbers come from
-    `generator`, by default a private one with a fixed seed; torch's global generator is not used.
+    A warm start (the last call's `start`) holds the three leading vectors, the second and third with 1/10 of the
+    first's length, and beside them a random direction of 0.1 of its length, by which one from further down is seen once
+    it leads by about 1 %. Random numbers come from `generator`, by default a private one with a fixed seed.
 
     Raises ValueError if the operator returns NaN or infinity, or `start` has another shape, is zero or not finite.
-
-    Cost: one forward and one transpose a step (50-160 cold, 20-90 warm for 3x3 convolutions at rtol = 1e-4),
-    4 k n flops and 4 k n bytes of float32 for the k-th step's reorthogonalisation, n the input's size.
+    Cost: one forward and one transpose a step (50-160 cold, 20-90 warm for 3x3 convolutions at rtol = 1e-4), 4 k n
+    flops and 4 k n bytes of float32 for the k-th step's reorthogonalisation, n the input's size.
 
     >>> from lightning_depth.measures.operators import layer_operator
     >>> identity = torch.nn.Conv2d(2, 2, 3, padding=1, bias=False)
@@ -371,7 +366,6 @@ def operator_norm(
             RANDOM_SHARE if start is None else _WARM_SHARE,
             "the operator's answer",
         )
-    vector, following = (
-        _images(operator, rows, shape)[0].contiguous() for rows in (unit_rows(right[:1]), _leading(right))
-    )
+    ends = unit_rows(right[:1]), _leading(right)
+    vector, following = (_images(operator, rows, shape)[0].contiguous() for rows in ends)
     return NormEstimate(float(value), float(residual), iterations, vector, following)

@@ -19,9 +19,7 @@ class NotLinear(ValueError):
 class LinearMap(NamedTuple):
     """The affine map x -> matrix x + offset on flattened tensors.
 
-    Attributes:
-        matrix: m x n, for n inputs and m outputs.
-        offset: m, the answer to zero.
+    `matrix` is m x n for n inputs and m outputs; `offset`, m, is the answer to zero.
     """
 
     matrix: Tensor
@@ -47,11 +45,9 @@ def linear_operator(
     `network.double()` for float64. Afterwards f(x) = A x + f(0) is checked at random points of four lengths, to
     round-off; torch's global generator is not used.
 
-    Raises NotLinear, a ValueError, for a network that is not linear (a coarse test beforehand spares most of them the
-    forward passes); ValueError for one that is not in float32 or float64, or returns NaN or infinity, and for
-    a matrix of more than `max_bytes`.
-
-    Cost: n forward passes in batches of `chunk`; m n numbers.
+    Raises NotLinear, a ValueError, for a network that is not linear (most by a coarse test beforehand); ValueError for
+    one that is not in float32 or float64, or returns NaN or infinity, and for a matrix of more than `max_bytes`. Cost:
+    n forward passes in batches of `chunk`; m n numbers.
 
     >>> layer = nn.Linear(2, 1)
     >>> layer.weight.data, layer.bias.data = torch.tensor([[3.0, 4.0]]), torch.tensor([5.0])
@@ -112,8 +108,7 @@ def minimum_norm_solution(
     It is what gradient descent on one linear layer without bias reaches from zero (nichani2020 section 4 and footnote
     1; Engl et al. 1996), and, for targets Y = X, the projection onto the span of the inputs (section 4.3). Where no A
     fits, it is the smallest of the least-squares solutions. Singular values of X below `rcond` of the largest count as
-    zero; by default max(n, d) 2^-52. Inputs that are zero in every sample have weights of exactly zero, so that a
-    sample that is non-zero only there scores exactly zero. Float64 throughout.
+    zero; by default max(n, d) 2^-52. Inputs that are zero in every sample have weights of exactly zero. Float64.
 
     Raises ValueError for NaN or infinity. Cost: the SVD of X, O(n d min(n, d)).
 

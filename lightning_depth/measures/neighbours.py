@@ -1,4 +1,4 @@
-"""Errors of two classifiers by distance on representations: the nearest class mean and the k nearest neighbours."""
+"""Errors of two classifiers on representations: the nearest class mean and the k nearest neighbours."""
 
 import math
 from typing import Any
@@ -33,15 +33,11 @@ def nearest_mean_predictions(
 
         argmin_c ||h - mu_c||^2 = argmax_c 2 <h - o, mu_c - o> - ||mu_c - o||^2,   o the mean of the mu_c
 
-    Taking o off first changes no distance and keeps digits where all representations lie close together. Two squared
-    distances are a tie where they differ by no more than `TIE` times their size before cancellation.
+    (o keeps digits where all representations lie close together). Two squared distances are a tie where they differ by
+    no more than `TIE` times their size before cancellation.
 
-    Args:
-        h: representations, flattened; d numbers each.
-        means: mu_c, float64.
-        seen: the classes that have a mean; the others are never predicted.
-
-    Raises ValueError for NaN or infinity, and where no class was seen. Cost O(n d classes), a float64 copy of h.
+    `means` are float64, `seen` says which classes have one; the others are never predicted. Raises ValueError for NaN
+    or infinity, and where no class was seen. Cost O(n d classes), a float64 copy of h.
 
     >>> means = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
     >>> nearest_mean_predictions(torch.tensor([[0.5, 9.0], [1.0, 9.0]]), means, torch.tensor([True, True]))
@@ -66,10 +62,8 @@ class NearestMeanClassifier(AbstractClassifier):
 
         error of  argmin_c ||h(x) - mu_c||,   mu_c = mean of h(x_j) over the training samples of class c
 
-    One pass over the training split (`update_prototypes`) sums the representations of each class, raw: neither centred
-    nor normalised; one pass over the test split (`update`) counts the errors. A class without training samples is never
-    predicted. Time O((n + N) d classes), memory O(classes d), float64. Arguments, ranks and what raises: see
-    `AbstractTwoSplits`.
+    The training split is summed class by class, raw: neither centred nor normalised. A class without training samples
+    is never predicted. Time O((n + N) d classes), memory O(classes d), float64. Arguments: see `AbstractTwoSplits`.
 
     >>> metric = NearestMeanClassifier(num_classes=2, feature_shape=(2,))
     >>> metric.update_prototypes(torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 0.0]]), torch.tensor([0, 0, 1]))
@@ -98,31 +92,13 @@ class NearestMeanClassifier(AbstractClassifier):
         return expected_errors(nearest_mean_predictions(h, means, self.class_counts > 0), y).sum()
 
 
-def _majority(nearness: Tensor, ties: Tensor, y: Tensor, num_classes: int, k: int) -> Tensor:
-    """The classes with the most votes among the training samples as near as the k-th nearest."""
-    if not 1 <= k <= len(y):
-        raise ValueError(f"k = {k} neighbours cannot be found among {len(y)} training samples")
-    voters = nearness >= nearness.topk(k, dim=1).values[:, -1:] - ties[:, None]
-    votes = voters.double() @ torch.nn.functional.one_hot(y.long(), num_classes).double()
-    return votes == votes.amax(1, keepdim=True)
-
-
 def neighbour_predictions(
-    test: Float[Tensor, "n ..."],
-    train: Float[Tensor, "N ..."],
-    y: Int[Tensor, "N"],
-    num_classes: int,
-    k: int,
-    cosine: bool = True,
+    test: Float[Tensor, "n ..."], train: Float[Tensor, "N ..."], y: Int[Tensor, "N"], num_classes: int, k: int
 ) -> Bool[Tensor, "n classes"]:
     r"""The classes with the most members among the k nearest training samples of each test sample; ties are kept.
 
-    Near is a large cosine <h, z> / (||h|| ||z||), 0 where either is zero, or else a small ||h - z||, as
-
-        ||h - o||^2 - ||h - z||^2 = 2 <h - o, z - o> - ||z - o||^2,   o the mean of the training samples
-
-    Training samples as near as the k-th (cosines to `TIE`, squared distances to `TIE` times their size before
-    cancellation) vote too, so that the answer does not depend on the order of the training samples.
+    Near is a large cosine <h, z> / (||h|| ||z||), 0 where either is zero. Training samples as near as the k-th, to
+    `TIE`, vote too, so that the answer does not depend on their order.
 
     Raises ValueError for NaN or infinity, or k not in 1 ... N. Cost: n N d products in float64; n N numbers and a
     float64 copy of `test` and of a block of `train` in memory.
@@ -133,45 +109,31 @@ def neighbour_predictions(
             [False,  True]])
     """
     blocks = torch.split(train.flatten(1), max(1, _BLOCK // max(1, train[:1].numel())))
-    if cosine:
-        rows = normalised(test, centred=False).rows
-        nearness = torch.cat([rows @ normalised(block, centred=False).rows.mT for block in blocks], dim=1)
-        return _majority(nearness, nearness.new_full((len(rows),), TIE), y, num_classes, k)
-    rows, origin = finite_rows(test), train.flatten(1).mean(0, dtype=torch.float64)
-    parts, lengths, shifted = [], [], rows - origin
-    for block in blocks:
-        points = finite_rows(block)
-        lengths.append(_lengths(points, origin))
-        points = points - origin
-        # ||h - o||^2 - ||h - z||^2
-        parts.append(2 * shifted @ points.mT - points.square().sum(1))
-    ties = _ties(_lengths(rows, origin), torch.cat(lengths, dim=1))
-    return _majority(torch.cat(parts, dim=1), ties, y, num_classes, k)
+    rows = normalised(test, centred=False).rows
+    cosines = torch.cat([rows @ normalised(block, centred=False).rows.mT for block in blocks], dim=1)
+    if not 1 <= k <= len(y):
+        raise ValueError(f"k = {k} neighbours cannot be found among {len(y)} training samples")
+    voters = cosines >= cosines.topk(k, dim=1).values[:, -1:] - TIE
+    votes = voters.double() @ torch.nn.functional.one_hot(y.long(), num_classes).double()
+    return votes == votes.amax(1, keepdim=True)
 
 
 class NearestNeighbours(AbstractClassifier):
     r"""Error of k-nearest-neighbour classification on the representations of one layer.
 
-        error of  argmax_c |{j : y_j = c, x_j among the k nearest of x}|,   near by cosine or Euclidean distance
+        error of  argmax_c |{j : y_j = c, x_j among the k nearest of x}|,   near by cosine
 
-    One pass over the training split (`update_prototypes`) keeps its representations, in their own dtype; one pass over
-    the test split (`update`) counts the errors of `neighbour_predictions`, in which training samples that tie with the
-    k-th nearest vote too. Time O(n N d).
-
-    The training representations take N d numbers on every rank. No exact answer needs less, so where they are larger
-    than `max_bytes` they are let go at once and `sync_prototypes`, or `update` if that was left out, raises ValueError:
-    on all ranks alike, for the limit is on their sum. They are no torchmetrics state: they stay out of its gathering
-    and its checkpoints, and `sync_prototypes` gathers them.
+    The training representations are kept, in their own dtype: N d numbers on every rank. Where they are larger than
+    `max_bytes` they are let go at once and `sync_prototypes`, or `update` if that was left out, raises ValueError: on
+    all ranks alike, for the limit is on their sum. They are no torchmetrics state: `sync_prototypes` gathers them, and
+    checkpoints go without. Predictions are those of `neighbour_predictions`. Time O(n N d).
 
     Args:
-        k: number of neighbours.
+        k: number of neighbours; ValueError where there are fewer training samples.
         num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
         feature_shape: likewise.
-        cosine: near by cosine if true, else by Euclidean distance.
         max_bytes: the largest size of all training representations together.
         kwargs: torchmetrics.Metric's.
-
-    Raises ValueError, too, for fewer training samples than k.
 
     >>> metric = NearestNeighbours(k=1, num_classes=2, feature_shape=(2,))
     >>> metric.update_prototypes(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
@@ -181,19 +143,12 @@ class NearestNeighbours(AbstractClassifier):
     """
 
     def __init__(
-        self,
-        k: int,
-        num_classes: int,
-        feature_shape: tuple[int, ...],
-        cosine: bool = True,
-        max_bytes: int = 256 * 2**20,
-        **kwargs: Any,
+        self, k: int, num_classes: int, feature_shape: tuple[int, ...], max_bytes: int = 256 * 2**20, **kwargs: Any
     ) -> None:
         super().__init__(num_classes, feature_shape, **kwargs)
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         self.k = k
-        self.cosine = cosine
         self.max_bytes = max_bytes
         self._forget()
 
@@ -203,7 +158,6 @@ class NearestNeighbours(AbstractClassifier):
         self.train_bytes = 0
 
     def reset(self) -> None:
-        """Forget the training and the test split."""
         super().reset()
         self._forget()
 
@@ -217,10 +171,7 @@ class NearestNeighbours(AbstractClassifier):
             self.train_rows, self.train_labels = [], []
 
     def sync_prototypes(self) -> None:
-        """Gather the training representations of all ranks, once; every rank must call it.
-
-        Raises ValueError, on every rank, if together they are larger than `max_bytes`.
-        """
+        """Gather the training representations of all ranks, once; ValueError on all if they exceed `max_bytes`."""
         super().sync_prototypes()
         self._check_size()
 
@@ -249,5 +200,5 @@ class NearestNeighbours(AbstractClassifier):
         if len(self.train_rows) > 1:
             self.train_rows, self.train_labels = [torch.cat(self.train_rows)], [torch.cat(self.train_labels)]
         [rows], [labels] = self.train_rows, self.train_labels
-        predicted = neighbour_predictions(h.flatten(1), rows, labels, self.num_classes, self.k, self.cosine)
+        predicted = neighbour_predictions(h.flatten(1), rows, labels, self.num_classes, self.k)
         return expected_errors(predicted, y).sum()

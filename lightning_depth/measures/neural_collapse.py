@@ -63,8 +63,7 @@ def within_class_variability(within: Float[Tensor, "d d"], means: Float[Tensor, 
         return within.double().trace() / 0
     v = directions[kept]
     # sum_k v_k^T Sigma_W v_k / s_k^2
-    shares: Tensor = (v @ within.double() * v).sum(1) / s[kept].square()
-    return shares.sum()
+    return torch.sum((v @ within.double() * v).sum(1) / s[kept].square())
 
 
 def equinorm(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
@@ -77,7 +76,6 @@ def equinorm(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
     tensor(0.3536, dtype=torch.float64)
     """
     norms = _centred(means)[0].norm(dim=1)
-    # std_c / mean_c
     variation: Tensor = norms.std(correction=0) / norms.mean()
     return variation
 
@@ -93,8 +91,8 @@ def _cosines(means: Tensor) -> Tensor:
 def equiangularity(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
     r"""NC2, equal angles: the standard deviation over pairs c != c' of cos(mu_c - mu_G, mu_c' - mu_G).
 
-    (Papyan et al. 2020, Figure 3.) 0 for equal angles, two classes included. It is that of all pairs (divided by their
-    number). NaN if a class mean is the global mean and so has no direction.
+    (Papyan et al. 2020, Figure 3.) 0 for equal angles, two classes included; divided by the number of pairs. NaN if a
+    class mean is the global mean and so has no direction.
 
     >>> equiangularity(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # cosines -1, -1 and four 0
     tensor(0.4714, dtype=torch.float64)
@@ -106,12 +104,11 @@ def maximal_angle(means: Float[Tensor, "classes d"]) -> Float[Tensor, ""]:
     r"""NC2, maximal angles: the mean over pairs c != c' of |cos(mu_c - mu_G, mu_c' - mu_G) + 1 / (C - 1)|.
 
     (Papyan et al. 2020, Figure 4.) 0 for the vertices of a simplex, whose angles are the largest that C directions can
-    all have. NaN if a class mean is the global mean and so has no direction.
+    all have. NaN as `equiangularity`.
 
     >>> maximal_angle(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))  # 2/3, 2/3 and four 1/3
     tensor(0.4444, dtype=torch.float64)
     """
-    # |cos + 1 / (C - 1)|
     return (_cosines(means) + 1 / (len(means) - 1)).abs().mean()
 
 
@@ -170,41 +167,36 @@ class NeuralCollapse(AbstractTwoSplits):
     One pass over the training split (`update_prototypes`) keeps, of each class, its count, its sum and its samples'
     squared distances from their mean, and of all classes together the d x d scatter about the class means (Chan, Golub
     and LeVeque 1983: batches are merged without cancellation, so collapsed features have a scatter of exactly zero).
-    One pass over the held-out split (`update`) takes features and the network's logits and compares the network's
-    decision with the nearest training mean. `compute` gives, as float64 numbers,
+    One pass over the held-out split (`update`) compares the network's decisions with the nearest training means, on
+    test data as in the paper's Figure 7. `compute` gives, as float64 numbers,
 
-        nc1                 tr(Sigma_W Sigma_B^+) / C          `within_class_variability`   (not if `nc1` is false)
-        nc2_equinorm        std / mean of ||mu_c - mu_G||      `equinorm`
-        nc2_equiangularity  std of the cosines                 `equiangularity`
-        nc2_maximal_angle   mean |cosine + 1 / (C - 1)|        `maximal_angle`
-        nc3                 || W/||W|| - M/||M|| ||^2          `self_duality`               (if `weight` was given)
-        nc4_held_out        share decided otherwise            `disagreements`              (after a held-out sample)
-        cdnv                mean normalised variance           `normalised_variance`
+        nc1                 `within_class_variability`   (not if `nc1` is false)
+        nc2_equinorm        `equinorm`
+        nc2_equiangularity  `equiangularity`
+        nc2_maximal_angle   `maximal_angle`
+        nc3                 `self_duality`               (if `weight` was given)
+        nc4_held_out        mean of `disagreements`      (after a held-out sample)
+        cdnv                `normalised_variance`
 
-    `nc4_held_out` is on the second split, as in the paper's Figure 7, which is on test data. Classes without training
-    samples are left out of all of it, and `classes_seen` says how many were left in.
+    Classes without training samples are left out of all of it, and `classes_seen` says how many were left in.
 
     Under torch.distributed `compute`, too, raises RuntimeError if `sync_prototypes` was forgotten. Time O(N d^2) for
     NC1, the rest O((n + N) d C). Memory d^2 + C d float64 numbers (d = 2,048 and C = 10: 34 MB), or C d without NC1;
-    `compute` gathers that from every rank. `merge_state` is not offered.
+    `compute` gathers that from every rank.
 
     Args:
         num_classes: see `AbstractTwoSplits`, as for ranks and what raises.
         feature_shape: likewise.
         weight: the last linear layer's weight, one row a class, or None to leave NC3 out.
         nc1: whether to keep the d x d scatter.
-        max_features: the largest d for which it may be kept.
+        max_features: the largest d for which it may be kept; ValueError beyond.
         kwargs: torchmetrics.Metric's.
-
-    Raises ValueError, too, if `nc1` is asked for with d beyond `max_features`.
 
     >>> metric = NeuralCollapse(num_classes=2, feature_shape=(1,), weight=torch.tensor([[-5.0], [5.0]]))
     >>> metric.update_prototypes(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
     >>> metric.update(torch.tensor([[-1.0], [2.0]]), logits=torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    >>> [f"{name} {value:.4f}" for name, value in metric.compute().items()][:3]
-    ['nc1 0.1250', 'nc2_equinorm 0.0000', 'nc2_equiangularity 0.0000']
-    >>> [f"{name} {value:.4f}" for name, value in metric.compute().items()][3:]
-    ['nc2_maximal_angle 0.0000', 'nc3 0.0000', 'nc4_held_out 0.5000', 'cdnv 0.0625']
+    >>> {name: round(float(value), 4) for name, value in metric.compute().items() if "nc2" not in name}
+    {'nc1': 0.125, 'nc3': 0.0, 'nc4_held_out': 0.5, 'cdnv': 0.0625}
     """
 
     class_sums: Tensor
@@ -293,8 +285,8 @@ class NeuralCollapse(AbstractTwoSplits):
     def compute(self) -> dict[str, Tensor]:
         """The numbers of the class's table over all samples of all ranks."""
         self._check_synced()
-        # torchmetrics has summed what was already the sum over ranks: counts, sums and scatters are all as many times
-        # too large, and their quotients are right.
+        # torchmetrics has summed what was already the sum over ranks: all are as many times too large, and their
+        # quotients are right.
         seen = self.class_counts > 0
         counts, means = self.class_counts[seen], self._means()[seen]
         values = {}

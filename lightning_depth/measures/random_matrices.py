@@ -24,12 +24,7 @@ _LEAST_LOG, _BISECTIONS = -750.0, 64
 
 
 class DensityCurve(NamedTuple):
-    """Points of a density, by rising singular value, in logarithms: at depth both leave the range of double precision.
-
-    Attributes:
-        log_sigma: natural logarithm of the singular values.
-        log_density: natural logarithm of their density, per unit of sigma.
-    """
+    """Points of a density (per unit of sigma) by rising sigma, in natural logarithms: at depth both leave float64."""
 
     log_sigma: Tensor
     log_density: Tensor
@@ -143,16 +138,14 @@ def asymptotic_effective_rank(n: int, num_factors: int) -> float:
     r"""What `effective_rank` tends to for a product of L random n x n matrices, in nats: ln n + rho(L).
 
     The sum over n singular values, each with share sigma / (n c), becomes ln n plus the integral of Definition 6
-    (huh2021 Appendix F): see `differential_effective_rank`. The scale of the entries cancels.
-
-    Raises ValueError unless n >= 1. Cost O(1).
+    (huh2021 Appendix F): see `differential_effective_rank`. The scale of the entries cancels. Cost O(1). Raises
+    ValueError unless n >= 1.
 
     >>> round(asymptotic_effective_rank(256, 1), 4), round(asymptotic_effective_rank(256, 8), 4)
     (5.3283, 4.4291)
     """
     if n < 1:
         raise ValueError(f"a matrix has a row or more, not {n}")
-    # H = ln n + rho
     return math.log(n) + differential_effective_rank(num_factors)
 
 
@@ -167,9 +160,7 @@ def ks_distance(singular_values: Float[Tensor, "*batch k"], num_factors: int) ->
 
     A spectrum of zeros has distance 1. The singular values of one matrix repel each other: D is far smaller than for
     independent draws, 2 to 3.5 / k (measured for k = 32 to 256, L to 64), and the tables of the Kolmogorov-Smirnov
-    test do not apply.
-
-    Raises ValueError for no value. Cost: that of `product_cdf`, and a sort.
+    test do not apply. Raises ValueError for no value. Cost: that of `product_cdf`, and a sort.
 
     >>> ks_distance(torch.tensor([1.0, 1.0]), 1)
     tensor(0.6090, dtype=torch.float64)

@@ -11,12 +11,7 @@ _TINY, _UP = 2.0**-500, 2.0**600
 
 
 class NormalisedRows(NamedTuple):
-    """Flattened representations of unit norm.
-
-    Attributes:
-        rows: n x d, float64; each row has norm 1, or is zero.
-        is_zero: n, the rows that have no direction and were set to zero.
-    """
+    """Representations in rows of norm 1, (n, d), float64, and which of them have no direction and are zero, (n)."""
 
     rows: Tensor
     is_zero: Tensor
@@ -72,10 +67,9 @@ def normalised(h: Float[Tensor, "n ..."], centred: bool = True) -> NormalisedRow
         h_i -> h_i / ||h_i||                               (else: cosine)
 
     A row of zero norm (a constant representation if `centred`, a zero one else) correlates with nothing: it becomes a
-    zero row and is marked. Whether a row is constant is decided on its entries, not on the rounded norm.
+    zero row. Whether a row is constant is decided on its entries, not on the rounded norm.
 
-    Raises ValueError if h holds NaN or infinity, or its norm is not a finite float64 number.
-    Cost: a float64 copy and four passes over it.
+    Raises ValueError for NaN, or a norm that is not a finite float64 number. Cost: a float64 copy, four passes over it.
 
     >>> rows, is_zero = normalised(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
     >>> rows[0] * 2**0.5, is_zero

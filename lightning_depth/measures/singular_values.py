@@ -42,7 +42,7 @@ def singular_values(
 ) -> Float[Tensor, "values"]:
     r"""All singular values of `layer_operator(module, input_shape)`, in float64, descending, with multiplicity.
 
-    There are min(m, n) of them for an operator from n to m numbers. Three ways, all exact:
+    There are min(m, n) of them for an operator from n to m numbers, found in one of three ways, all exact:
     - A convolution with circular padding whose output is the input's size over the stride s commutes with cyclic
       shifts, so a Fourier transform makes it block diagonal (Sedghi, Gupta & Long 2019, Theorem 6, there for s = 1):
           singular values of A = union over frequencies f of those of P(f),
@@ -53,10 +53,9 @@ def singular_values(
       its weight at every output position.
     - Any other operator is written out, if its matrix has at most `dense_limit` entries m n.
 
-    Raises as `layer_operator` does, and ValueError, with the size, for a matrix larger than `dense_limit`.
-
-    Cost for c channels and N positions: O(N c^3) time and 16 N c^2 bytes for the first; O(c^3) for the second;
-    O(m n min(m, n)) time and 8 m n bytes for the third (the default limit is a matrix of 2048 x 2048: seconds).
+    Raises as `layer_operator` does, and ValueError, with the size, for a matrix larger than `dense_limit`. Cost for c
+    channels and N positions: O(N c^3) time and 16 N c^2 bytes for the first; O(c^3) for the second; O(m n min(m, n))
+    time and 8 m n bytes for the third (the default limit is a matrix of 2048 x 2048: seconds).
 
     >>> second_difference = nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular", bias=False)
     >>> second_difference.weight.data = torch.tensor([[[-1.0, 2.0, -1.0]]])
@@ -85,10 +84,8 @@ def operator_stable_rank(module: nn.Module, input_shape: tuple[int, ...], rtol: 
 
         ||A||_F^2 / ||A||_2^2
 
-    The numerator is in closed form (`frobenius_norm`), the root of the denominator to `rtol` (`operator_norm`). It is
-    between 1 and min(m, n), for a layer of any size: no other singular value is needed.
-
-    Raises as `layer_operator` does. Cost: that of `operator_norm`.
+    The numerator is in closed form (`frobenius_norm`), the root of the denominator to `rtol` (`operator_norm`), whose
+    cost it has. It is between 1 and min(m, n). Raises as `layer_operator` does.
 
     >>> identity = nn.Conv2d(2, 2, 3, padding=1, bias=False)
     >>> identity.weight.data = nn.init.dirac_(torch.empty(2, 2, 3, 3))
@@ -96,5 +93,4 @@ def operator_stable_rank(module: nn.Module, input_shape: tuple[int, ...], rtol: 
     128.0
     """
     norm = operator_norm(layer_operator(module, input_shape), rtol=rtol).value
-    # ||A||_F^2 / ||A||_2^2
     return (frobenius_norm(module, input_shape) / norm) ** 2 if norm > 0 else 0.0

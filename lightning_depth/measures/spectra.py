@@ -1,6 +1,6 @@
 """Ranks of a spectrum that are real numbers, its norms, and singular values that can be trained on.
 
-Every measure but the two counts can be differentiated, with respect to the spectrum and, through `singular_values`, to
+Every measure but the count can be differentiated, with respect to the spectrum and, through `singular_values`, to
 a matrix. They raise ValueError for a NaN, infinite or negative value, compute in float64, do not depend on the order of
 the values, and cost O(k) for k of them. The gradient is finite everywhere. With respect to a value that is exactly zero
 it is zero: the derivative among spectra with the same zeros (the one-sided derivative of the effective rank is +inf
@@ -48,7 +48,7 @@ def checked(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch
 def normalised_spectrum(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
     r"""The spectrum divided by its largest value, sigma_i / sigma_1, in float64 (huh2021 Figure 6).
 
-    A spectrum of zeros (or of no values) stays one. The order is kept.
+    A spectrum of zeros (or of no values) stays one.
 
     >>> normalised_spectrum(torch.tensor([4.0, 2.0, 0.0]))
     tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
@@ -57,7 +57,6 @@ def normalised_spectrum(singular_values: Float[Tensor, "*batch k"]) -> Float[Ten
     if sigma.shape[-1] == 0:
         return sigma
     largest = sigma.amax(-1, keepdim=True)
-    # sigma_i / sigma_1
     return sigma / torch.where(largest > 0, largest, 1.0)
 
 
@@ -73,9 +72,8 @@ def effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, 
 
         rho = -sum_i p_i ln p_i,   p_i = sigma_i / sum_j sigma_j,   0 ln 0 = 0
 
-    It is between 0 (one value) and ln k (k equal values), and ln r for r equal values and any number of zeros. Roy &
-    Vetterli (2007) call exp(rho) the effective rank: see `exp_effective_rank`. A spectrum of zeros has rank 0 and
-    effective rank ln 0 = -inf.
+    It is between 0 (one value) and ln k (k equal values), ln r for r equal values and any number of zeros, and
+    ln 0 = -inf for a spectrum of zeros. Roy & Vetterli (2007) call exp(rho) the effective rank: `exp_effective_rank`.
 
     >>> effective_rank(torch.tensor([3.0, 3.0, 0.0])).exp()
     tensor(2., dtype=torch.float64)
@@ -112,9 +110,8 @@ def stable_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*b
 def participation_ratio(spectrum: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
     r"""The participation ratio of the numbers given, (sum_i l_i)^2 / sum_i l_i^2, between 1 and k.
 
-    The usual participation ratio of a covariance is that of its eigenvalues: pass those, or the squared singular values
-    of the centred data. Singular values that are not squared give another number. It is r for r equal values and any
-    number of zeros, and 0 for a spectrum of zeros.
+    For that of a covariance pass its eigenvalues, or the squared singular values of the centred data. It is r for r
+    equal values and any number of zeros, and 0 for a spectrum of zeros.
 
     >>> participation_ratio(torch.tensor([2.0, 1.0, 1.0]))
     tensor(2.6667, dtype=torch.float64)
@@ -135,7 +132,7 @@ def threshold_rank(
     A share is of the sum, as in the paper, so no more than 1 / tau values can count, in however large a matrix;
     `of_largest` takes the share sigma_i / sigma_1 instead. At tau = 0 all k values count, zeros too.
 
-    Raises ValueError for a threshold outside [0, 1], too. No gradient.
+    No gradient. Raises ValueError for a threshold outside [0, 1], too.
 
     >>> sigma = torch.tensor([8.0, 1.0, 1.0, 0.0])
     >>> threshold_rank(sigma, 0.1), threshold_rank(sigma, 0.2), threshold_rank(sigma, 0.125, of_largest=True)
@@ -153,35 +150,14 @@ def threshold_rank_auc(singular_values: Float[Tensor, "*batch k"]) -> Float[Tens
 
         int_0^1 sum_i 1[sigma_i / sigma_1 >= tau] dtau = sum_i sigma_i / sigma_1 = ||A||_* / ||A||_2
 
-    It is between 1 and k, r for r equal values, and 0 for a spectrum of zeros. The paper proposes the area without a
-    formula: with the shares of the sum of its Definition 3 it would be 1 for every matrix.
+    It is between 1 and k, r for r equal values, and 0 for a spectrum of zeros. The paper gives no formula: with the
+    shares of the sum of its Definition 3 the area would be 1 for every matrix.
 
     >>> threshold_rank_auc(torch.tensor([2.0, 1.0, 1.0]))
     tensor(2., dtype=torch.float64)
     """
     # sum_i sigma_i / sigma_1
     return normalised_spectrum(singular_values).sum(-1)
-
-
-def numerical_rank(
-    singular_values: Float[Tensor, "*batch k"], rows: int, columns: int, dtype: torch.dtype | None = None
-) -> Int[Tensor, "*batch"]:
-    r"""How many singular values are more than round-off, as numpy's and torch's `matrix_rank` count them.
-
-        sum_i 1[sigma_i > max(m, n) eps sigma_1]
-
-    Args:
-        singular_values: of an m x n matrix.
-        rows: m.
-        columns: n.
-        dtype: the matrix's own, whose eps it is; None: that of `singular_values`. No gradient.
-
-    >>> numerical_rank(torch.tensor([1.0, 1e-3, 1e-7]), rows=3, columns=3)
-    tensor(2)
-    """
-    eps = torch.finfo(dtype or singular_values.dtype).eps
-    # sum_i 1[sigma_i > max(m, n) eps sigma_1]
-    return (normalised_spectrum(singular_values) > max(rows, columns) * eps).sum(-1)
 
 
 def schatten_norm(singular_values: Float[Tensor, "*batch k"], p: int | float) -> Float[Tensor, "*batch"]:
@@ -209,8 +185,6 @@ def schatten_norm(singular_values: Float[Tensor, "*batch k"], p: int | float) ->
 
 def nuclear_norm(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
     r"""The nuclear norm, sum_i sigma_i, of a matrix with these singular values (huh2021 Definition 5).
-
-    It is the norm of scale and not of rank: twice the matrix has twice the norm.
 
     >>> nuclear_norm(torch.tensor([4.0, 3.0, 0.0]))
     tensor(7., dtype=torch.float64)

@@ -30,18 +30,16 @@ def local_stability(
 
         s(v) = (1 / n) sum_mu 1[label(x_mu + alpha v e_i) = label(x_mu) for all i and alpha = +-1]
 
-    All 2 d perturbations are tried, none is sampled. `function` takes a batch of inputs, of any length, and returns
-    (batch, classes), label argmax, or (batch, 1) or (batch,), label whether the output is positive. It must treat each
-    sample by itself: a network in eval mode. The share is in [0, 1], float64, one for each strength v, which is in the
-    units of the inputs. For a network it need not fall as v grows: a label may change and change back.
+    All 2 d perturbations are tried. `function` takes a batch of inputs, of any length, and returns (batch, classes),
+    label argmax, or (batch, 1) or (batch,), label whether the output is positive. It must treat each sample by itself:
+    a network in eval mode. The shares are float64, one for each strength v, in units of the inputs. They need not fall
+    as v grows: a label may change and change back.
 
     Raises ValueError for inputs that are not floating-point, no inputs, NaN, infinity, a negative strength, or outputs
-    of another shape or not finite.
-
-    Cost: at most n (1 + k (1 + 2 d)) evaluations for k strengths. A sample is dropped at its first changed label, and
-    the perturbation that changed it is tried first at the next strength, so give the strengths in ascending order: an
-    unstable sample then mostly costs one evaluation more, a stable one always 1 + 2 d. Memory: `max_bytes` of perturbed
-    inputs at a time (one sample at least), and what `function` makes of them.
+    of another shape or not finite. Cost: at most n (1 + k (1 + 2 d)) evaluations for k strengths. A sample is dropped
+    at its first changed label, and the perturbation that changed it is tried first at the next strength, so give the
+    strengths in ascending order: an unstable sample then mostly costs one evaluation more, a stable one always 1 + 2 d.
+    Memory: `max_bytes` of perturbed inputs at a time (one sample at least), and what `function` makes of them.
 
     >>> local_stability(lambda x: x, torch.tensor([[0.5], [-2.0]]), torch.tensor([0.1, 1.0, 3.0]))
     tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
@@ -63,7 +61,6 @@ def local_stability(
         answers = []
         for part, numbers in zip(torch.split(samples, most), torch.split(tried, most, dim=1), strict=True):
             x = flat[part.repeat(len(numbers))]
-            # x_mu + alpha v e_i
             alpha = 1 - 2 * (numbers.reshape(-1, 1) % 2).to(x)
             x.scatter_add_(1, numbers.reshape(-1, 1) // 2, alpha * v)
             answers.append(_labels(function(x.view(-1, *shape))).view(numbers.shape) != labels[part])

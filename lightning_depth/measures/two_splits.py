@@ -85,9 +85,7 @@ class AbstractTwoSplits(Metric, ABC):
 class AbstractClassifier(AbstractTwoSplits):
     """The error of a classifier that learns from the training split, in [0, 1], on the held-out one.
 
-    Ties count as the expected error of a random choice among the tied (`collapse.expected_errors`), so representations
-    that do not depend on the sample have the error of guessing. `compute` raises RuntimeError before any held-out
-    sample.
+    Ties count as in `collapse.expected_errors`. `compute` raises RuntimeError before any held-out sample.
     """
 
     errors: Tensor

@@ -27,11 +27,8 @@ def weight_layers(network: nn.Module, *inputs: Any) -> int:
     after the other: a layer expanded by a factor of 4 (huh2021 App. B) counts 4, and a weight whose reparametrisation
     multiplies no two of its parameters (weight or spectral normalisation, Toeplitz) counts 1.
 
-    The network is left as it was, but for what it draws from random generators. Costs a forward pass.
-
-    Args:
-        network: any module.
-        *inputs: its arguments, such as a batch of one sample.
+    `inputs` are the network's arguments, such as a batch of one sample. It is left as it was, but for what it draws
+    from random generators. Costs a forward pass.
 
     >>> weight_layers(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.zeros(1, 3))
     2

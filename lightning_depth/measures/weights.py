@@ -29,5 +29,4 @@ def relative_distance(weight: Float[Tensor, "..."], initial: Float[Tensor, "..."
         raise ValueError("weights are not finite")
     if size == 0:
         return 0.0 if distance == 0 else math.inf
-    # ||W - W0||_F / ||W0||_F
     return distance / size

@@ -24,6 +24,8 @@ class CMAES(AbstractDerivativeFree):
 
     Its own criteria for stopping (such as a loss that no longer changes) are not followed: the run's are. A resumed run
     goes on exactly: the generations so far are played again from their recorded losses, without evaluating anything.
+    Raises a UserError where a number is out of its range, there is one weight only, or too many for their covariance
+    matrix.
 
     Args:
         params: of the network; the search starts there.
@@ -32,9 +34,6 @@ class CMAES(AbstractDerivativeFree):
         generations: in each step.
         diagonal: learn variances alone: O(n) memory and time.
         seed: None: that of the run.
-
-    Raises:
-        UserError: a number is out of its range, there is one weight only, or too many for their covariance matrix.
     """
 
     def __init__(
@@ -68,9 +67,8 @@ class CMAES(AbstractDerivativeFree):
     def _start_at(self, start: Tensor) -> None:
         import cma  # 0.5 s that no other run should pay
 
-        random = np.random.RandomState(
-            derive(self.effective_seed, "cma_es") % 2**32
-        )  # cma would seed numpy's global generator
+        # cma would seed numpy's global generator.
+        random = np.random.RandomState(derive(self.effective_seed, "cma_es") % 2**32)
         options = {"verbose": -9, "verb_log": 0, "seed": np.nan, "randn": random.randn, "CMA_diagonal": self.diagonal}
         if self.population is not None:
             options["popsize"] = self.population

@@ -27,9 +27,8 @@ class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
 
     In a step the closure is called at the weights as they are, at each candidate, and at last at the weights that are
     kept. Parameters need no gradient meanwhile, so the closure must not call `backward` on a loss without one (families
-    of this package do not). BatchNorm's running statistics see every candidate.
-
-    The losses of a step are compared with one another: they should be of the whole training set, in one batch.
+    of this package do not). BatchNorm's running statistics see every candidate. The losses of a step are compared with
+    one another: they should be of the whole training set, in one batch.
     """
 
     redraw: Redraw | None = None
@@ -41,7 +40,6 @@ class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
         self.weights: list[Tensor] = [p for group in self.param_groups for p in group["params"]]
 
     def begin(self, redraw: Redraw, run_seed: int) -> None:
-        """See `Redraws`."""
         self.redraw, self.run_seed = redraw, run_seed
 
     @property
@@ -91,9 +89,7 @@ class AbstractDerivativeFree(torch.optim.Optimizer, ABC):
         return {**super().state_dict(), "search": self.search_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        plain = {key: value for key, value in state_dict.items() if key != "search"}
-        super().load_state_dict(plain)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "search"})
         self.load_search_state(state_dict["search"])
 
     @abstractmethod

@@ -14,19 +14,16 @@ from lightning_depth.seeds import generator
 class RandomSearch(AbstractDerivativeFree):
     """Draws initial weights `samples` times a step and keeps those with the lowest loss.
 
-    huh2021 Fig. 4 draws 100,000 and does not claim zero training error: what is left is the run's training loss. In 32
-    dimensions it never fits; in a handful it does.
+    huh2021 Fig. 4 draws 100,000 and does not claim zero training error: in 32 dimensions it never fits.
 
     The network is drawn anew by `redraw`, which a family gives to `begin`. Without it each tensor is drawn as
-    independent normal numbers with the mean and the standard deviation of its own entries.
+    independent normal numbers with the mean and the standard deviation of its own entries. Raises a UserError where
+    `samples` is below 1.
 
     Args:
         params: of the network.
         samples: draws in each step.
         seed: None: that of the run.
-
-    Raises:
-        UserError: `samples` is below 1.
     """
 
     def __init__(self, params: Any, samples: int = 100, seed: int | None = None) -> None:
@@ -37,7 +34,6 @@ class RandomSearch(AbstractDerivativeFree):
         self._moments = [(float(w.detach().mean()), float(w.detach().std(correction=0))) for w in self.weights]
 
     def search(self, evaluate: Callable[[Sequence[Tensor]], float], loss: float) -> list[Tensor]:
-        """Draw `samples` times."""
         best = [weight.detach().clone() for weight in self.weights]
         for _ in range(self.samples):
             self.drawn += 1

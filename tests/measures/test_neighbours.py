@@ -79,7 +79,6 @@ def test_close_together_representations_keep_their_digits() -> None:
     offset = 1e3 * torch.ones(8, dtype=torch.float64)
     separated = offset + 1e-7 * torch.eye(8, dtype=torch.float64)[y]
     assert mean_error((separated, y), (separated, y), 3) == 0
-    assert streamed(NearestNeighbours(3, 3, (8,), cosine=False), (separated, y), (separated, y)) == 0
 
 
 def test_collapsed_representations_have_the_error_of_guessing_and_separated_ones_none() -> None:
@@ -87,9 +86,8 @@ def test_collapsed_representations_have_the_error_of_guessing_and_separated_ones
     collapsed, separated = 0.1 * torch.ones(30, 4, 2), torch.eye(8)[y].reshape(30, 4, 2)
     for h, error in [(collapsed, 2 / 3), (separated, 0)]:
         assert mean_error((h, y), (h, y), 3) == pytest.approx(error, abs=1e-12)
-        for cosine in (True, False):
-            found = streamed(NearestNeighbours(4, 3, (4, 2), cosine=cosine), (h, y), (h, y))
-            assert found == pytest.approx(error, abs=1e-12)
+        found = streamed(NearestNeighbours(4, 3, (4, 2)), (h, y), (h, y))
+        assert found == pytest.approx(error, abs=1e-12)
 
 
 def test_a_class_without_training_samples_is_never_predicted() -> None:
@@ -104,47 +102,46 @@ def test_a_class_without_training_samples_is_never_predicted() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 999), n=st.integers(1, 16), k=st.integers(1, 16), batch=st.integers(1, 17),
-    cosine=st.booleans(), grid=st.booleans(), offset=st.sampled_from([0.0, 100.0]),
+    grid=st.booleans(), offset=st.sampled_from([0.0, 100.0]),
 )  # fmt: skip
 def test_the_streamed_neighbours_are_those_pair_by_pair(
-    seed: int, n: int, k: int, batch: int, cosine: bool, grid: bool, offset: float
+    seed: int, n: int, k: int, batch: int, grid: bool, offset: float
 ) -> None:
     (h, y), (x, t) = split(n, (2, 2), 3, seed), split(8, (2, 2), 3, seed + 1)
     if grid:  # many distances tie, and some representations are zero
         h, x = h.round(), x.round()
     h, x, k = h + offset, x + offset, min(k, n)
-    expected = neighbour_predictions_nxn(x, h, y, 3, k, cosine)
-    error = streamed(NearestNeighbours(k, 3, (2, 2), cosine), (h, y), (x, t), batch)
+    expected = neighbour_predictions_nxn(x, h, y, 3, k)
+    error = streamed(NearestNeighbours(k, 3, (2, 2)), (h, y), (x, t), batch)
     assert error == pytest.approx(float(expected_errors(expected, t).mean()), abs=1e-12)
 
 
-@pytest.mark.parametrize("cosine", [True, False])
 @pytest.mark.parametrize("k", [1, 5, 8])
-def test_neighbours_of_sklearn(k: int, cosine: bool) -> None:
+def test_neighbours_of_sklearn(k: int) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
     (h, y), (x, t) = split(60, (5,), 3, 0, spread=0.5), split(80, (5,), 3, 1, spread=0.5)
-    oracle = KNeighborsClassifier(k, metric="cosine" if cosine else "euclidean", algorithm="brute")
+    oracle = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
     shares = oracle.fit(h.double().numpy(), y.numpy()).predict_proba(x.double().numpy())
     votes = torch.from_numpy(shares * k).round()
     expected = votes == votes.amax(1, keepdim=True)
-    assert torch.equal(neighbour_predictions(x, h, y, 3, k, cosine), expected)
+    assert torch.equal(neighbour_predictions(x, h, y, 3, k), expected)
     assert 0 < float(expected_errors(expected, t).mean()) < 2 / 3
 
 
 def test_all_training_samples_as_near_as_the_kth_vote_in_any_order() -> None:
-    h, y = torch.tensor([[1.0], [1.0], [-1.0], [-1.0], [-1.0]]), torch.tensor([0, 0, 1, 1, 1])
+    h = torch.tensor([[1.0, 1.0], [3.0, 3.0], [1.0, -1.0], [3.0, -3.0], [2.0, -2.0]])
+    y = torch.tensor([0, 0, 1, 1, 1])
     for order in (torch.arange(5), torch.arange(5).flip(0)):
-        found = neighbour_predictions(torch.tensor([[0.0]]), h[order], y[order], 2, k=1, cosine=False)
+        found = neighbour_predictions(torch.tensor([[2.0, 0.0]]), h[order], y[order], 2, k=1)
         assert found.tolist() == [[False, True]]
 
 
 def test_blocks_of_training_samples_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     (h, y), (x, _) = split(30, (6,), 3, 0), split(9, (6,), 3, 1)
-    whole = [neighbour_predictions(x, h, y, 3, 5, cosine) for cosine in (True, False)]
+    whole = neighbour_predictions(x, h, y, 3, 5)
     monkeypatch.setattr(neighbours, "_BLOCK", 24)
-    for cosine, expected in zip((True, False), whole, strict=True):
-        assert torch.equal(neighbour_predictions(x, h, y, 3, 5, cosine), expected)
+    assert torch.equal(neighbour_predictions(x, h, y, 3, 5), whole)
 
 
 def test_representations_beyond_the_limit_raise_at_the_sync_and_are_let_go() -> None:
@@ -189,12 +186,12 @@ def test_representations_that_are_not_finite_raise(metric: NearestMeanClassifier
         metric.update(h, y)
 
 
-def test_euclidean_neighbours_that_are_not_finite_raise() -> None:
+def test_neighbours_that_are_not_finite_raise() -> None:
     h, y = split(4, (5,), 3, 0)
     with pytest.raises(ValueError, match="not finite"):
-        neighbour_predictions(h * math.inf, h, y, 3, 1, cosine=False)
+        neighbour_predictions(h * math.inf, h, y, 3, 1)
     with pytest.raises(ValueError, match="not finite"):
-        neighbour_predictions(h, h * math.inf, y, 3, 1, cosine=False)
+        neighbour_predictions(h, h * math.inf, y, 3, 1)
 
 
 @pytest.mark.parametrize("kind", ["mean", "neighbours"])

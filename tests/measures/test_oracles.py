@@ -29,13 +29,11 @@ from lightning_depth.measures.gram import cosine_gram
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import frobenius_norm, layer_operator
 from lightning_depth.measures.random_matrices import product_density
-from lightning_depth.measures.similarity import linear_cka
 from lightning_depth.measures.singular_values import operator_stable_rank
 from lightning_depth.measures.singular_values import singular_values as operator_singular_values
 from lightning_depth.measures.spectra import (
     effective_rank,
     exp_effective_rank,
-    numerical_rank,
     participation_ratio,
     schatten_norm,
     singular_values,
@@ -44,7 +42,7 @@ from lightning_depth.measures.spectra import (
 )
 from lightning_depth.measures.weights import relative_distance
 from lightning_depth.probes import Look
-from tests.oracles import linear_gram
+from tests.oracles import linear_cka, linear_gram, numerical_rank
 
 
 class Layer(NamedTuple):

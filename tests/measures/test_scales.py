@@ -18,14 +18,13 @@ from lightning_depth.measures import (
     neighbours,
     neural_collapse,
     random_matrices,
-    similarity,
     spectra,
     weights,
 )
 from lightning_depth.measures.collapse import CollapseClassifier, expected_errors
 from lightning_depth.measures.operators import frobenius_norm, layer_operator
 from lightning_depth.measures.rows import lengths, normalised, unit_rows
-from tests.oracles import debiased_hsic, linear_gram, vote_predictions_nxn
+from tests.oracles import debiased_hsic, linear_cka, linear_gram, numerical_rank, vote_predictions_nxn
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 # 8e-31 and 1.3e30
@@ -169,13 +168,13 @@ MEASURES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "gram_spectrum, wide": (lambda h: gram.gram_spectrum(h[:4]), 0),
     "gram_spectrum, linear": (lambda h: gram.gram_spectrum(h[:4], "linear"), 2),
     "gram_effective_rank": (lambda h: gram.gram_effective_rank(h, "linear"), 0),
-    "linear_cka": (lambda h: similarity.linear_cka(h[:, :3], h[:, 3:]), 0),
-    "linear_cka, biased": (lambda h: similarity.linear_cka(h[:, :3], h[:, 3:], debiased=False), 0),
-    "linear_cka, wide": (lambda h: similarity.linear_cka(h[:5], h[5:10]), 0),
+    "linear_cka": (lambda h: linear_cka(h[:, :3], h[:, 3:]), 0),
+    "linear_cka, biased": (lambda h: linear_cka(h[:, :3], h[:, 3:], debiased=False), 0),
+    "linear_cka, wide": (lambda h: linear_cka(h[:5], h[5:10]), 0),
     "debiased_hsic": (lambda h: debiased_hsic(*[(p @ p.mT) for p in (h.double(), h.double())]), 4),
     "nearest mean": (lambda h: errors_of(neighbours.NearestMeanClassifier(CLASSES, (6,)), h), 0),
     "neighbours, cosine": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,)), h), 0),
-    "neighbours": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,), cosine=False), h), 0),
+    "neighbours": (lambda h: errors_of(neighbours.NearestNeighbours(3, CLASSES, (6,)), h), 0),
     "neural collapse": (neural_collapse_values, 0),
     "cosine_to": (lambda h: identity.cosine_to(h, h[2]), 0),
     "mse_to": (lambda h: identity.mse_to(h, h[2]), 2),
@@ -186,7 +185,7 @@ MEASURES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "relative_distance": (lambda h: torch.tensor(weights.relative_distance(h[3], h[4])), 0),
     "effective_rank": (lambda h: spectra.effective_rank(spectra.singular_values(h)), 0),
     "stable_rank": (lambda h: spectra.stable_rank(spectra.singular_values(h)), 0),
-    "numerical_rank": (lambda h: spectra.numerical_rank(spectra.singular_values(h), 24, 6).double(), 0),
+    "numerical_rank": (lambda h: numerical_rank(spectra.singular_values(h), 24, 6).double(), 0),
     "schatten 2": (lambda h: spectra.schatten_norm(spectra.singular_values(h), 2), 1),
     "schatten 20": (lambda h: spectra.schatten_norm(spectra.singular_values(h), 20), 1),
     "ks_distance": (lambda h: random_matrices.ks_distance(spectra.singular_values(h), 2), 0),

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_depth.measures.similarity import cka_matrix, linear_cka
-from tests.oracles import debiased_hsic
+from lightning_depth.measures.similarity import cka_matrix
+from tests.oracles import debiased_hsic, linear_cka
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

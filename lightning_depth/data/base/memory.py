@@ -27,15 +27,13 @@ class AbstractMemoryData(LightningDataModule, ABC):
     """Splits in memory, served in batches from the training device.
 
     The order of an epoch is a function of (seed, epoch), whatever the number of processes; a resumed run goes on inside
-    an epoch; evaluation counts every sample once. See `EpochOrder` and `TensorBatches`.
+    an epoch; evaluation counts every sample once. See `EpochOrder` and `TensorBatches`. Raises a UserError where a
+    number is below 1.
 
     Args:
         batch_size: training samples per batch and process.
         eval_batch_size: samples per batch and process elsewhere.
         seed: of everything that is drawn. None: the run's, which `use_run_seed` gives; 0 where nobody calls it.
-
-    Raises:
-        UserError: a number is below 1.
     """
 
     run_seed: int = 0
@@ -67,11 +65,7 @@ class AbstractMemoryData(LightningDataModule, ABC):
 
     @abstractmethod
     def find(self) -> Source:
-        """Where the data come from, decided without reading them.
-
-        Raises:
-            UserError: they are nowhere; it says which file to put where.
-        """
+        """Where the data come from, decided without reading them, or a UserError that says which file to put where."""
 
     @abstractmethod
     def load(self, name: Split) -> dict[Split, Loaded]:
@@ -101,7 +95,6 @@ class AbstractMemoryData(LightningDataModule, ABC):
 
     @property
     def train_size(self) -> int:
-        """The number of training samples."""
         return len(self.split("train").targets)
 
     @property
@@ -134,7 +127,6 @@ class AbstractMemoryData(LightningDataModule, ABC):
 
     @property
     def source(self) -> Source:
-        """Where the data come from."""
         return self.locate()
 
     def prepare_data(self) -> None:

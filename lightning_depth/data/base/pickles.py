@@ -17,11 +17,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """A pickled dictionary of arrays, numbers, strings and plain containers, of Python 2 or 3.
 
     The few names by which numpy's arrays are pickled stand for inert objects here: numpy's own (C) reconstruction never
-    sees the file, nothing is imported, and no name outside the list below is looked up. Strings of Python 2 are read as
-    latin-1; keys in bytes become strings.
-
-    Raises:
-        UserError: the file names anything else (it says what), is truncated, or holds no dictionary.
+    sees the file, nothing is imported, and no name outside `ALLOWED` is looked up. Strings of Python 2 are read as
+    latin-1; keys in bytes become strings. Raises a UserError where the file names anything else (it says what), is
+    truncated, or holds no dictionary.
     """
     try:
         with path.open("rb") as file:
@@ -46,7 +44,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 class _Refused(Exception):
-    """A pickle asks for what no data file needs; says what."""
+    """A pickle asks for what no data file needs."""
 
 
 class _Reader(pickle.Unpickler):

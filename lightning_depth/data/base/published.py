@@ -53,11 +53,7 @@ class AbstractReplaceableImages(AbstractImageData, ABC):
         return embedded_digits(split) if source.fallback else self.read_found(split, source)
 
     def stand_in(self, absent: str, remedy: str) -> Source:
-        """What stands in for the data set, which `absent` ("is not under data, and ..."); `remedy` says what to do.
-
-        Raises:
-            UserError: nothing may stand in.
-        """
+        """What stands in for the data set, which `absent` ("is not at hand"); else a UserError, with the `remedy`."""
         if self.fallback is None:
             raise UserError(f"{self.title} {absent}.\n{remedy}")
         return replace(EMBEDDED, fallback=True, note=f"stands in for {self.title}, which {absent}")
@@ -92,11 +88,7 @@ class AbstractPublishedImages(AbstractReplaceableImages, ABC):
 
     @abstractmethod
     def read_files(self, split: SourceSplit) -> tuple[UInt8[Tensor, "N H W C"], Int64[Tensor, " N"]]:
-        """Pixels and labels of a split, from the original files.
-
-        Raises:
-            UserError: a file is corrupt or truncated; it names the file.
-        """
+        """Pixels and labels of a split, from the original files; a UserError names one that is corrupt or truncated."""
 
     def find(self) -> Source:
         home = (self.root / self.files[0]).parent

@@ -106,9 +106,8 @@ class ImageFiles(AbstractImages):
     def pixels(self, indices: Int64[Tensor, " M"], size: int | None) -> UInt8[Tensor, "M H W C"]:
         """See `AbstractImages`.
 
-        Raises:
-            UserError: a file cannot be decoded, or differs from the first one in size while `size` is None; or all of
-                them together exceed `max_bytes`.
+        Raises a UserError where a file cannot be decoded, or differs from the first one in size while `size` is None;
+        or all of them together exceed `max_bytes`.
         """
         paths = [self.paths[i] for i in indices.tolist()]
         height, width, _ = self._decoded(paths[0]).shape
@@ -130,11 +129,8 @@ class ImageFiles(AbstractImages):
                 arrays = [image for run in runs for image in resized(run, size).numpy()]
             for i, (path, array) in enumerate(zip(chunk, arrays, strict=True), start):
                 if array.shape != images.shape[1:]:
-                    h, w, _ = array.shape
-                    raise UserError(
-                        f"{path} is {w} x {h}, but {paths[0]} is {width} x {height}.\n"
-                        "Give image_size to resize them all."
-                    )
+                    odd = f"{path} is {array.shape[1]} x {array.shape[0]}, but {paths[0]} is {width} x {height}"
+                    raise UserError(f"{odd}.\nGive image_size to resize them all.")
                 images[i] = array
             return len(chunk)
 
@@ -165,11 +161,7 @@ def resized(images: UInt8[Tensor, "N H W C"], size: int) -> UInt8[Tensor, "N siz
 
 @contextmanager
 def opened(path: str) -> Iterator[Image.Image]:
-    """An image file.
-
-    Raises:
-        UserError: it is missing, corrupt or truncated, which may show where it is decoded; it names the file.
-    """
+    """An image file; a UserError where it is missing, corrupt or truncated, which may show where it is decoded."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             yield image
@@ -178,11 +170,7 @@ def opened(path: str) -> Iterator[Image.Image]:
 
 
 def decoded(path: str, channels: int) -> UInt8[np.ndarray, "H W C"]:
-    """One image file as grey (`channels` = 1) or RGB (3).
-
-    Raises:
-        UserError: see `opened`; or it has more than 8 bits per channel.
-    """
+    """One image file as grey (`channels` = 1) or RGB (3); a UserError where it has more than 8 bits per channel."""
     with opened(path) as image:
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{path} has more than 8 bits per channel; convert it to 8.")
@@ -214,28 +202,24 @@ def image_files(
     normalisation: tuple[list[float], list[float]] | None = None,
     folders: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> ImageFiles:
-    """The images `<folder>/<class>/*.png|jpg|jpeg`, sorted by name within each folder.
+    """The images `<folder>/<class>/*.png|jpg|jpeg` of one split, sorted by name within each folder.
 
     Args:
-        folder: one split.
+        folder: the split's.
         class_names: the folders to look into, in the order of the class numbers; one that is missing counts as empty.
         channels: 1 or 3; None: 1 where every image is grey, else 3.
         normalisation: published constants, if there are any.
         folders: the folders of a class where they are not the one of its name.
     """
-    paths: list[str] = []
-    counts: list[int] = []
-    for name in class_names:
-        found = [
-            os.path.join(folder, part, file)
-            for part in folders.get(name, (name,))
-            if (folder / part).is_dir()
-            for file in sorted(os.listdir(folder / part))
-            if file.lower().endswith(SUFFIXES)
-        ]
-        paths += found
-        counts.append(len(found))
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    found = [
+        (number, os.path.join(folder, part, file))
+        for number, name in enumerate(class_names)
+        for part in folders.get(name, (name,))
+        if (folder / part).is_dir()
+        for file in sorted(os.listdir(folder / part))
+        if file.lower().endswith(SUFFIXES)
+    ]
+    labels, paths = torch.tensor([number for number, _ in found], dtype=torch.int64), [path for _, path in found]
     if channels is None:
         channels = 1 if all(map(is_grey, paths)) else 3
     return ImageFiles(labels, list(class_names), normalisation, paths, channels)

@@ -17,10 +17,8 @@ ROWS = 1024  # samples drawn at a time, always whole: so the first samples are t
 
 
 def normal(samples: int, shape: Sequence[int], stream: torch.Generator) -> Float[Tensor, "samples ..."]:
-    """Standard normal numbers, float32 (samples, *shape); the first samples are the same however many are drawn.
-
-    They are drawn in float64 and rounded: torch's float32 draws differ in the last bit from one processor to another.
-    """
+    """Standard normal numbers, float32 (samples, *shape); the first samples are the same however many are drawn."""
+    # Drawn in float64 and rounded: torch's float32 draws differ in the last bit from one processor to another.
     drawn = torch.empty(samples, *shape)
     for start in range(0, samples, ROWS):
         some = torch.randn(ROWS, *shape, generator=stream, dtype=torch.float64)
@@ -32,6 +30,7 @@ class AbstractTensorData(AbstractMemoryData):
     """Inputs and targets that are drawn, in memory as floating-point tensors.
 
     A data set of your own is a subclass with one method, `make`. Validation and test samples are draws of their own.
+    Raises a UserError where a number is out of its range.
 
     Args:
         train_samples: training samples.
@@ -39,9 +38,6 @@ class AbstractTensorData(AbstractMemoryData):
         batch_size: training samples per batch and process; 0: all in one.
         eval_batch_size: samples per batch and process elsewhere.
         seed: of everything that is drawn. None: that of the run.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     label_count: int | None = None

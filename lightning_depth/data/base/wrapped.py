@@ -23,7 +23,7 @@ class AbstractWrapped(AbstractMemoryData):
 
     @property
     def effective_change_seed(self) -> int:
-        """The seed of the change: its own, that of `data`, or the run's."""
+        """The seed of the change."""
         return self.run_seed if self.change_seed is None else self.change_seed
 
     def find(self) -> Source:
