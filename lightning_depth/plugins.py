@@ -1,13 +1,17 @@
 """Plug-ins without a registry: a package's classes are those its files define, and entry points name packages."""
 
 import re
+import traceback
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_depth.errors import UserError
 
 GROUP = "lightning_depth.plugins"
 # Where the classes live that this package offers itself. Imported by name, as those of strangers are.
@@ -37,7 +41,7 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
 
     def lookup(name: str) -> type | None:
         for module in defined().get(name, ()):
-            value = getattr(import_module(module), name)
+            value = getattr(_imported(module), name)
             if not name.startswith(("_", "Abstract")) and isinstance(value, type) and issubclass(value, base):
                 return value
         return None
@@ -49,6 +53,20 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
         return found
 
     return find, lambda: [name for name in sorted(defined()) if lookup(name) is not None]
+
+
+def _imported(module: str) -> ModuleType:
+    """A plug-in's module; a `UserError` that names the file and the line where it is broken."""
+    try:
+        return import_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # whatever its author has written
+        last = traceback.TracebackException.from_exception(error)
+        file, line = (last.filename, last.lineno) if isinstance(error, SyntaxError) else last.stack[-1][:2]
+        what = " ".join(str(error).split())[:200]
+        hint = f"{module} is a plug-in, which is imported to be found by name: mend it or take it away."
+        raise UserError(f"{file}, line {line}: {type(error).__name__}: {what}.\n{hint}") from error
 
 
 def built_in() -> dict[str, type]:
@@ -66,7 +84,7 @@ def load() -> None:
     """
     ours = built_in().keys()
     for entry_point in entry_points(group=GROUP):
-        module = entry_point.load()
+        module = _imported(entry_point.module)
         own = {n for n, v in vars(module).items() if isinstance(v, type) and v.__module__.startswith(module.__name__)}
         for name in sorted(own & ours):
             rank_zero_warn(f"plug-in {entry_point.value}: its {name} shares a built-in's name; give full class paths.")

@@ -162,10 +162,27 @@ def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
     """The settings of a run, or those in another file; a `UserError` where there are none, or they are not YAML."""
     path = directory / name
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        for old, new in RENAMED.items():
+            text = text.replace(old, new)
+        loaded = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}") from error
-    return loaded if isinstance(loaded, dict) else {}
+    if not isinstance(loaded, dict):
+        return {}
+    return loaded if "goals" in loaded or name != CONFIG else _of_today(loaded)
+
+
+# What was called otherwise in earlier versions: goals were arguments of the model, the shelf was a module of its own.
+MOVED = {"stop_at_train_acc": "train_acc", "stop_at_train_loss": "train_loss", "check_every": "every"}
+RENAMED = {"class_path: callbacks.": "class_path: lightning_depth.callbacks.", "split: held_out": "split: val"}
+
+
+def _of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A config of a run with the goals where they are today."""
+    arguments = (config.get("model") or {}).get("init_args") or {}
+    config["goals"] = {new: arguments.pop(old) for old, new in MOVED.items() if old in arguments}
+    return config
 
 
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lightning_depth.config.resolve import resolve
+from lightning_depth.results import read_config
 from lightning_depth.runs.differences import differences
 
 CONFIG = {
@@ -54,3 +55,19 @@ def test_an_argument_that_came_later_counts_only_where_it_is_not_at_its_default(
 def test_what_a_run_had_and_a_config_has_no_more_is_a_difference(new):
     assert [key for key, *_ in differences(new, without(new, "model", "init_args", "width"))]
     assert differences(new, without(new, "run")) == []  # free
+
+
+def test_a_run_of_an_earlier_version_has_the_names_of_today(new, tmp_path):
+    old = copy.deepcopy(new)
+    del old["goals"]
+    old["model"]["init_args"] |= {"stop_at_train_acc": None, "stop_at_train_loss": None, "check_every": 1}
+    for callback in old["trainer"]["callbacks"]:
+        callback["class_path"] = callback["class_path"].removeprefix("lightning_depth.")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    assert differences(read_config(tmp_path), new) == []
+    for key in ("stop_at_train_acc", "stop_at_train_loss", "check_every"):  # taken out by hand
+        del old["model"]["init_args"][key]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    assert differences(read_config(tmp_path), new) == []
+    new["goals"]["train_acc"] = 1.0
+    assert differences(read_config(tmp_path), new) == [("goals.train_acc", None, 1.0)]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from lightning_depth.config.words import near
+from lightning_depth.results import MOVED
 
 # A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
@@ -21,7 +22,6 @@ HEARTS = (
 )
 LONGEST = 120
 RENAMED = {"held_out": "val"}  # values of earlier versions
-MOVED = {"stop_at_train_acc": "goals.train_acc", "stop_at_train_loss": "goals.train_loss", "check_every": "goals.every"}
 
 
 def readable(message: str, known: Iterable[str] = ()) -> str:
@@ -54,7 +54,7 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
     where = f" in {key}" if key else ""
     parts = word.split(".")
     if parts[-1] in MOVED:
-        return f"Unknown key {word}{where}. It is {MOVED[parts[-1]]} now."
+        return f"Unknown key {word}{where}. It is goals.{MOVED[parts[-1]]} now."
     wrong = next((part for part in parts if part not in known), None)
     hint = near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
     return f"Unknown key {word}{where}.{hint}"

@@ -35,7 +35,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
     An argument that `old` lacks is one that came later: at its default it does what was done before there was one.
     """
-    flat_old, flat_new = dict(flat(old, lists=True)), dict(flat(new, lists=True))
+    flat_old, flat_new = ({key: value for key, value in flat(of, lists=True) if value != {}} for of in (old, new))
     keys = [key for key in sorted(flat_old.keys() | flat_new.keys()) if flat_old.get(key) != flat_new.get(key)]
     bound = [key for key in keys if not key.startswith(FREE_ON_RESUME) and not _came_later(key, old, new)]
     return [(key, flat_old.get(key), flat_new.get(key)) for key in bound]
@@ -43,7 +43,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 def _came_later(key: str, old: Any, new: Any) -> bool:
     """Whether `key` belongs to an argument that `old` lacks and that is at its default in `new`."""
-    owner: Any = "lightning.pytorch.Trainer"
+    owner = "lightning_depth.training.goals.Goals" if key.startswith("goals.") else "lightning.pytorch.Trainer"
     for part in key.split("."):
         if isinstance(old, list) and isinstance(new, list):
             if int(part) >= min(len(old), len(new)):

@@ -35,7 +35,7 @@ class Goals(Callback):
         judge: see above. Without a goal `current` only logs.
 
     Raises:
-        UserError: `every` is below 1; when training starts, that the targets have no accuracy, or the model is none of
+        UserError: `every` is below 1, `train_acc` not in [0, 1]; when training starts, that the targets have no accuracy, or the model is none of
             this package's.
     """
 
@@ -44,6 +44,8 @@ class Goals(Callback):
     ) -> None:
         if every < 1:
             raise UserError(f"Goals are judged every 1 or more epochs, not every={every}.")
+        if train_acc is not None and not 0 <= train_acc <= 1:
+            raise UserError(f"goals.train_acc={train_acc:g} cannot be reached: it is a share from 0 to 1.")
         self.train_acc, self.train_loss, self.every = train_acc, train_loss, every
         self.judge: Judge = judge
         self.stopped_by: str | None = None
@@ -105,11 +107,12 @@ class Goals(Callback):
     def _reached(self, model: AbstractModel) -> str | None:
         if self.train_acc is None and self.train_loss is None:
             return None
-        values = self._current if self.judge == "current" else model.running_metrics("train")
+        of = " of the current weights" if self.judge == "current" else ""
+        values = self._current if of else model.running_metrics("train")
         if self.train_acc is not None and float(values["acc"]) >= self.train_acc:
-            return f"training accuracy reached {self.train_acc}"
+            return f"training accuracy{of} reached {self.train_acc}"
         if self.train_loss is not None and float(values["loss"]) <= self.train_loss:
-            return f"training loss reached {self.train_loss}"
+            return f"training loss{of} reached {self.train_loss}"
         return None
 
 

@@ -134,7 +134,7 @@ def test_a_goal_on_current_weights_is_reached_where_the_running_mean_never_is(tm
         assert {reading.epoch for reading in probe.readings} == {trainer.current_epoch}
         assert trainer.check_val_every_n_epoch == 39  # as it was given
     assert outcomes["running"] == (None, 40)
-    assert outcomes["current"][0] == "training accuracy reached 1.0"
+    assert outcomes["current"][0] == "training accuracy of the current weights reached 1.0"
     assert outcomes["current"][1] < 39
 
 
