@@ -27,6 +27,7 @@ from lightning_depth.errors import UserError
 
 CONFIG, METRICS, READINGS, SUMMARY = "config.yaml", "metrics.csv", "readings.csv", "summary.json"
 PROBES, PICTURES, REPORT = "probes.json", "pictures", "report.png"
+OUTPUTS = "outputs"
 TRIALS, SEARCH = "trials.csv", "search.yaml"
 
 Split = Literal["train", "val", "test"]
@@ -183,6 +184,14 @@ def _of_today(config: dict[str, Any]) -> dict[str, Any]:
     arguments = (config.get("model") or {}).get("init_args") or {}
     config["goals"] = {new: arguments.pop(old) for old, new in MOVED.items() if old in arguments}
     return config
+
+
+def write_outputs(directory: Path, outputs: NDArray[Any]) -> Path:
+    """Write what a network returned for the samples of the test split, (n, ...), for `numpy.load`."""
+    path = directory / OUTPUTS / "test.npy"
+    with atomic_file(path) as unfinished:
+        np.save(unfinished, outputs)
+    return path
 
 
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:

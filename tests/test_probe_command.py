@@ -94,7 +94,10 @@ def test_a_checkpoint_gives_the_readings_of_the_live_run(folder):
         "feature_similarity/epoch-00002.npz",
     }
     summary = json.loads((directory / "summary.json").read_text())
-    assert (summary["status"], summary["epochs"], summary["run"]) == ("probed", 2, "probed-last")
+    assert (summary["status"], summary["epochs"], summary["run"]) == ("probed", 2, "tiny · probed-last")
+    run = json.loads((folder / "runs" / "tiny" / "summary.json").read_text())
+    assert summary["final"] == {key: pytest.approx(run["final"][key]) for key in ("val/loss", "val/acc")}
+    assert [summary[key] for key in ("weight_layers", "seed", "reduced")] == [run["weight_layers"], 0, None]
     assert summary["command"] == f"python main.py probe {LAST}"
     assert (summary["checkpoint"], summary["data"]["num_classes"]) == (LAST.split()[1], 3)
     norm = found[2, "operator_norm", "net.head", "norm"]

@@ -1,5 +1,7 @@
 """Words -> config, in one process, as often as one likes."""
 
+import os
+
 import pytest
 import yaml
 
@@ -82,3 +84,33 @@ def test_cells_of_a_grid_are_parsed_as_far_as_they_differ(base):
             assert (config.values["model"]["init_args"]["depth"], config.values["seed_everything"]) == (depth, seed)
     # 10 networks, 10 seeds, one trainer, one data set: each once, for a hundred cells
     assert 10 <= _parsed.cache_info().misses - before <= 10 + 10 + 1 + 1
+
+
+def test_what_a_cell_does_with_its_config_is_its_own_business(base):
+    resolve("fit", base).parsed["model"].model.init_args.depth = 99
+    assert resolve("fit", base).parsed["model"].model.init_args.depth == 2
+
+
+def test_files_named_in_values_are_read_again_and_from_where_one_is(base, tmp_path, monkeypatch):
+    def network(folder, depth):
+        folder.mkdir(exist_ok=True)
+        (folder / "m.yaml").write_text(yaml.safe_dump({"class_path": "MLP", "init_args": {"depth": depth}}))
+
+    def depth(*words):
+        return resolve("fit", words).values["model"]["init_args"]["depth"]
+
+    (tmp_path / "of_file.yaml").write_text("model: a/m.yaml")
+    for folder, of, again in (("a", 3, 7), ("b", 4, 8)):
+        network(tmp_path / folder, of)
+        monkeypatch.chdir(tmp_path / folder)
+        assert depth("--model", "m.yaml") == of
+        assert depth("--config", "../of_file.yaml") == (of if folder == "a" else 7)
+        network(tmp_path / folder, again)
+        assert depth("--model", "m.yaml") == again
+        assert depth("--config", "../of_file.yaml") == 7
+    for folder, of in (("a", 1), ("b", 2)):
+        path = tmp_path / folder / "c.yaml"
+        path.write_text(yaml.safe_dump({"model": {"class_path": "MLP", "init_args": {"depth": of}}}))
+        os.utime(path, (0, 0))
+        monkeypatch.chdir(tmp_path / folder)
+        assert depth("--config", "c.yaml") == of

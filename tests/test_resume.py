@@ -7,6 +7,7 @@ import re
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -225,6 +226,21 @@ def test_evaluating_a_checkpoint_repeats_what_the_run_recorded(uninterrupted, wh
     # Validation is on the test split here.
     assert printed == {f"{split}/{key}": pytest.approx(float(row[f"val/{key}"]), abs=1e-12) for key in ("loss", "acc")}
     assert sorted(path.name for path in run.parent.parent.iterdir()) == ["runs", "tiny.yaml"]
+    summary = json.loads(max(run.glob(f"{what}-*/summary.json"), key=lambda path: path.stat().st_mtime_ns).read_text())
+    assert summary["final"] == {key: pytest.approx(value) for key, value in printed.items()}
+
+
+def test_predictions_are_kept(uninterrupted):
+    run = uninterrupted["ResNet"]
+    words = ("--config", run / "config.yaml", "--ckpt_path", "last")
+    ended = command("predict", *words, cwd=run.parent.parent)
+    assert ended.status == 0, ended.err
+    [path] = run.glob("predict-last/outputs/test.npy")
+    outputs = np.load(path)
+    assert f"outputs of the test split, {outputs.shape}: {path}" in ended.out
+    labels = np.repeat(np.arange(outputs.shape[1]), 100)  # held-out digits stand class by class
+    wanted = float(table(run, "metrics.csv")[-1]["val/acc"])
+    assert (outputs.argmax(1) == labels).mean() == pytest.approx(wanted)
 
 
 class Slow(LastCheckpoint):

@@ -40,6 +40,9 @@ def without(config, *path):
         (("data", "init_args", "batch_size"), 3),
         (("trainer", "gradient_clip_val"), 1.0),
         (("trainer", "callbacks", 1, "init_args", "rtol"), 0.1),
+        (("model", "init_args", "optimizer"), "torch.optim.Adam"),
+        (("goals", "judge"), "current"),
+        (("goals", "every"), 3),
     ],
 )
 def test_an_argument_that_came_later_counts_only_where_it_is_not_at_its_default(new, path, other):

@@ -66,7 +66,11 @@ ON_THE_COMMAND_LINE = {
     "--data.batchsize 3": "batchsize. Did you mean batch_size?",
     "--run.nam x": "run.nam. Did you mean name?",
     "--model.optimizer SGD --model.optimizer.lrr 1": "lrr. Did you mean lr?",
-    "--model.optimizer.lr 1": "Another class has a lr, but not the one in this place",
+    "--model.optimizer.lr 1": "Other classes have a lr, this one has none",
+    "--goals.train_accc 1": "Unknown key goals.train_accc. Did you mean train_acc?",
+    "--goals.train_acc 2": "goals.train_acc=2 cannot be reached: it is a share from 0 to 1",
+    "--goals null": "--goals has no value of its own",
+    "--seed_everything=-1": "seed_everything=-1: a seed is a number from 0 to 4294967295",
     "depth 10": "Unexpected word depth",
     "--model.depth ten": "model.depth: expected int or null, not 'ten'",
     "--trainer.max_epochs 1.5": "trainer.max_epochs: expected int or null, not '1.5'",
@@ -123,6 +127,7 @@ IN_YAML = {
         {"class_path": "torch.optim.lr_scheduler.MultiStepLR", "init_args": {"milestone": [1]}},
         "Unknown key milestone. Did you mean milestones?",
     ),
+    "no mapping": ("goals", None, "goals must be a mapping, not None"),
     "type": ("model.init_args.depth", "ten", "model.depth: expected int or null, not 'ten'"),
     "list for int": ("trainer.max_epochs", [2], "trainer.max_epochs: expected int or null, not '[2]'"),
     "choice": ("model.init_args.loss", "l2", "model.loss: expected 'mse' or 'cross_entropy', not 'l2'"),
@@ -163,6 +168,8 @@ WITHOUT_TORCH = {
     "fit --config bytes.yaml": "Cannot read the config file bytes.yaml",
     "fit --config tiny.yaml --modle.depth 3": "Did you mean model?",
     "report nowhere": "nowhere is no run directory",
+    "report": "The following arguments are required: directory",
+    "report --foo nowhere": "unrecognized arguments: --foo",
 }
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,12 +42,11 @@ def main(arguments: list[str]) -> None:
     from lightning_depth.runs.directory import check_checkpoint
     from lightning_depth.runs.probing import ProbeRecord
     from lightning_depth.training.fit import look
-    from lightning_depth.training.run import locate
+    from lightning_depth.training.run import locate, provenance
 
-    provenance = {"command": "python main.py probe " + shlex.join(arguments)}
-    provenance |= {"checkpoint": str(own.ckpt)} if own.ckpt is not None else {}
-    record = ProbeRecord(root, name, checkpoint, provenance)
     config = resolve("validate", words)
+    said = provenance(config) | ({"checkpoint": str(own.ckpt)} if own.ckpt is not None else {})
+    record = ProbeRecord(root, name, checkpoint, said)
     given = config.parsed["rest"].ckpt_path
     if given is not None:
         check_checkpoint(Path(given))

@@ -56,7 +56,7 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
     if parts[-1] in MOVED:
         return f"Unknown key {word}{where}. It is goals.{MOVED[parts[-1]]} now."
     wrong = next((part for part in parts if part not in known), None)
-    hint = near(wrong, known) if wrong else f" Another class has a {parts[-1]}, but not the one in this place."
+    hint = near(wrong, known) if wrong else f" Other classes have a {parts[-1]}, this one has none."
     return f"Unknown key {word}{where}.{hint}"
 
 

@@ -82,5 +82,6 @@ def known_words() -> set[str]:
     # A class without an `__init__` of its own has its parents', and that of dict has no signature.
     written = [vars(maker)["__init__"] for maker in makers if inspect.isfunction(vars(maker).get("__init__"))]
     arguments = {name for function in written for name in inspect.signature(function).parameters}
-    keys = TOP_KEYS | {"class_path", "init_args", "root", "name"}
+    others = (part for action in parser("fit", "rest")._actions for part in action.dest.split("."))
+    keys = TOP_KEYS | {"class_path", "init_args", *others}
     return (classes.keys() | arguments | keys) - {"self", "args", "kwargs"}

@@ -1,6 +1,7 @@
 """Words -> config: one function, without a process or a redirected stream, and fast enough for ten thousand cells."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -54,7 +55,7 @@ def resolve(command: str, words: Sequence[str]) -> Config:
     for first, *rest in options(words):
         if first == "--config":
             files.append(Path(rest[0]))
-            for section, (text, keys) in _sections(files[-1], files[-1].stat().st_mtime_ns).items():
+            for section, (text, keys) in _sections(files[-1].resolve(), files[-1].stat().st_mtime_ns).items():
                 of_section[section] += ["--config", text]
                 given |= keys
             if rest[1:]:
@@ -64,8 +65,13 @@ def resolve(command: str, words: Sequence[str]) -> Config:
             given.add(first.removeprefix("--").split("=")[0].rstrip("+").replace(".init_args", ""))
     parsed, values = {}, {}
     for section, part in of_section.items():
-        parsed[section], text = _parsed(command, section, tuple(part))
+        # A file that is named in a value is read anew, since it may have changed, or another be meant from elsewhere.
+        parse = _parsed.__wrapped__ if any(re.search(r"\.(ya?ml|json)\b", word) for word in part) else _parsed
+        found, text = parse(command, section, tuple(part))
+        parsed[section] = found.clone()
         values.update(json.loads(text))
+    if not 0 <= values["seed_everything"] < 2**32:
+        raise UserError(f"seed_everything={values['seed_everything']}: a seed is a number from 0 to {2**32 - 1}.")
     keys_in_order = ("seed_everything", "trainer", "model", "data", "goals", "run")
     ordered = {key: values[key] for key in keys_in_order if key in values}
     return Config(command, ordered, parsed, frozenset(given), tuple(files))

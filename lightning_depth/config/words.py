@@ -19,6 +19,10 @@ SECTIONS = {
     "data": ("data",),
     "rest": ("seed_everything", "goals", "run", "ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
+MAPPINGS = {
+    "goals": "Its keys are goals.train_acc, goals.train_loss, goals.every and goals.judge.",
+    "run": "Its keys are run.root, run.name and run.reduced.",
+}
 TOP_KEYS = frozenset(key for keys in SECTIONS.values() for key in keys)
 
 
@@ -94,6 +98,8 @@ def read_file(path: Path) -> dict[str, Any]:
         if str(key).rstrip("+") not in TOP_KEYS:
             known = f"The keys are {', '.join(sorted(TOP_KEYS))}."
             raise UserError(f"{path}: unknown key {key!r}.{near(str(key), TOP_KEYS)}\n{known}")
+        if key in MAPPINGS and not isinstance(loaded[key], dict):
+            raise UserError(f"{path}: {key} must be a mapping, not {loaded[key]!r}.\n{MAPPINGS[key]}")
     return loaded
 
 
@@ -107,6 +113,8 @@ def check(words: Sequence[str]) -> None:
         if key not in TOP_KEYS | {"config"} and key != "":
             option = first.split("=")[0]
             raise UserError(f"Unknown option {option}.{near(key, TOP_KEYS)}\nSee python main.py fit --help.")
+        if first.split("=")[0].removeprefix("--") in MAPPINGS:
+            raise UserError(f"--{key} has no value of its own.\n{MAPPINGS[key]}")
     for path in files:
         read_file(path)
 
@@ -125,8 +133,9 @@ def check_name(name: str) -> None:
 class CommandParser(argparse.ArgumentParser):
     """The options of a command's own; what is wrong with them is a `UserError`."""
 
-    def __init__(self, command: str) -> None:
-        super().__init__(prog=f"python main.py {command}", add_help=False, allow_abbrev=False)
+    def __init__(self, command: str, add_help: bool = False, description: str | None = None) -> None:
+        program = f"python main.py {command}"
+        super().__init__(prog=program, description=description, add_help=add_help, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.replace('the following', 'The following', 1)}.\nSee {self.prog} --help.")

@@ -51,6 +51,8 @@ def _came_later(key: str, old: Any, new: Any) -> bool:
             old, new = old[int(part)], new[int(part)]
         elif not (isinstance(old, Mapping) and isinstance(new, Mapping)) or part not in new:
             return False
+        elif part == "init_args" and part not in old:
+            old, new = {}, new[part]
         elif part not in old:
             return _is_default(owner, part, new[part])
         else:
@@ -61,11 +63,12 @@ def _came_later(key: str, old: Any, new: Any) -> bool:
 
 
 def _is_default(class_path: str, argument: str, value: Any) -> bool:
-    """Whether the class has that value as the argument's default; one that is made by a function counts as such."""
+    """Whether the class has that value as the argument's default; a function stands in a config by its import path."""
     for kind in inspect.getmro(pkgutil.resolve_name(class_path)):
         parameters = inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
         if argument in parameters:
             default = parameters[argument].default
-            plain = list(default) if isinstance(default, tuple) else default
-            return callable(default) or plain == value
+            if callable(default):
+                return bool(value == f"{default.__module__}.{default.__qualname__}")
+            return bool((list(default) if isinstance(default, tuple) else default) == value)
     return False

@@ -1,6 +1,8 @@
 """What probes read, written into a directory, and the record of one look at a network that is not being trained."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,7 +19,7 @@ from lightning_depth.probes import AbstractProbe
 from lightning_depth.probes.probe import probes_of
 from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
 from lightning_depth.runs.directory import claim
-from lightning_depth.runs.provenance import described
+from lightning_depth.runs.provenance import depth_of, described
 
 
 def write_looks(directory: Path, table: Table, probes: Iterable[AbstractProbe], epoch: int) -> None:
@@ -64,6 +66,7 @@ class ProbeRecord(Callback):
         self.root, self.run_name, self.needed = root, name, needed
         self.checkpoint, self.provenance = checkpoint, provenance
         self.directory: Path | None = None
+        self.batch: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         probes = probes_of(trainer)
@@ -87,18 +90,32 @@ class ProbeRecord(Callback):
                 message = str(user_error).replace("run directory", "directory").replace("--run.root", "--out")
                 raise UserError(message) from user_error
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.batch = batch if self.batch is None else self.batch
+
+    on_test_batch_start = on_validation_batch_start
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.directory is None:
             return
         probes = probes_of(trainer)
         table = Table(self.directory / READINGS, Reading._fields)
         write_looks(self.directory, table, probes, trainer.current_epoch)
-        summary = {"run": self.directory.name, "status": "probed", "epochs": trainer.current_epoch}
+        of_run = "" if self.checkpoint is None else f"{self.checkpoint.resolve().parent.parent.name} · "
+        status = "probed" if self.checkpoint is not None else "probed without a checkpoint of a run"
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("val/", "test/"))}
+        summary: dict[str, Any] = {"run": of_run + self.directory.name, "status": status}
+        summary |= {"epochs": trainer.current_epoch, "weight_layers": depth_of(trainer, pl_module, self.batch)}
+        summary |= {"final": {key: value for key, value in metrics.items() if math.isfinite(value)}}
         summary |= described(trainer, pl_module, self.provenance)
         page = report(self.directory, summary)
         write_summary(self.directory, summary)
         print("\n".join(readings_table(probe) for probe in probes))
         print(f"{self.directory / READINGS}\n{page}", flush=True)
+        with suppress(OSError):
+            (self.directory / PICTURES).rmdir()  # where no probe drew
 
     on_test_end = on_validation_end
 

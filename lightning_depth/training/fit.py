@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lightning_depth.config.resolve import Config
 from lightning_depth.config.words import check_name
-from lightning_depth.results import CONFIG
-from lightning_depth.runs.directory import check_checkpoint, checkpoint_of, has_ended, open_run
+from lightning_depth.results import CONFIG, OUTPUTS, write_outputs
+from lightning_depth.runs.directory import check_checkpoint, checkpoint_of, claim, has_ended, open_run
 from lightning_depth.runs.probing import ProbeRecord
 from lightning_depth.training.run import locate, provenance, run
 
@@ -44,7 +45,7 @@ def evaluate(config: Config) -> None:
     """`validate`, `test` or `predict`: of a checkpoint, or of a network with its initial weights.
 
     Metrics are printed. Where the config has probes they look too, and what they read is printed and written into a new
-    directory beside the checkpoint's, such as `runs/NAME/test-best`.
+    directory beside the checkpoint's, such as `runs/NAME/test-best`, as are the outputs of `predict`.
     """
     wanted = config.parsed["rest"].ckpt_path
     _check(config, wanted)
@@ -56,10 +57,26 @@ def evaluate(config: Config) -> None:
     home, title, of_run = root, f"{config.command}-{name}", None
     if checkpoint is not None and (checkpoint.resolve().parent.parent / CONFIG).is_file():
         home, title, of_run = checkpoint.resolve().parent.parent, f"{config.command}-{checkpoint.stem}", checkpoint
+    if config.command == "predict":
+        _keep(run(config, data, checkpoint=checkpoint), home, title)
+        return
     record = ProbeRecord(home, title, of_run, provenance(config), needed=False)
-    metrics = look(config, data, [record] if config.command != "predict" else [], checkpoint)
+    metrics = look(config, data, [record], checkpoint)
     for key, value in metrics.items():
         rank_zero_only(print)(f"  {key:14} {value}", flush=True)
+
+
+def _keep(outputs: Any, home: Path, title: str) -> None:
+    """Write what `predict` returned, a batch after the other, where it is the outputs of all samples."""
+    if not outputs or not all(isinstance(batch, torch.Tensor) for batch in outputs):
+        rank_zero_warn("predict: the network returned no tensor for each batch, and nothing is written.")
+        return
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank_zero_warn("predict: each process has the outputs of its own samples, and nothing is written.")
+        return
+    values = torch.cat(outputs).float().cpu().numpy()
+    path = write_outputs(claim(home, title, OUTPUTS), values)
+    print(f"  outputs of the test split, {values.shape}: {path}", flush=True)
 
 
 def look(

@@ -35,8 +35,8 @@ class Goals(Callback):
         judge: see above. Without a goal `current` only logs.
 
     Raises:
-        UserError: `every` is below 1, `train_acc` not in [0, 1]; when training starts, that the targets have no accuracy, or the model is none of
-            this package's.
+        UserError: `every` is below 1, or `train_acc` not in [0, 1]; when training starts, that the targets have no
+            accuracy, or the model is none of this package's.
     """
 
     def __init__(
