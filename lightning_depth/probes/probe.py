@@ -128,6 +128,11 @@ class AbstractProbe(Callback, ABC):
             self._warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
 
+    def say_nothing_read(self) -> None:
+        """Warn, where no warning said why, that a look read nothing."""
+        if not any("no reading" in message for message in self._warned):
+            self.say_once("no reading: it found nothing in this network that it reads.")
+
     def chosen(self, look: Look, default: Callable[[Call], bool]) -> list[Call]:
         """The calls that the layer filter names, or those of `default` where there is none.
 

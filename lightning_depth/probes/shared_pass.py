@@ -180,6 +180,8 @@ class SharedPass:
                     (layer, at[0] if at else None, key, value) for layer, key, value, *at in probe.measure(self.look)
                 ]
                 pictures = list(probe.draw())
+            if not values and not pictures:
+                probe.say_nothing_read()
             values.append(("", None, "seconds", self.seconds[probe]))
             probe.readings, probe.pictures = [Reading(epoch, name, *value) for value in values], pictures
             for reading in probe.readings:
