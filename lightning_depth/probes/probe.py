@@ -67,7 +67,7 @@ class AbstractProbe(Callback, ABC):
         self.pictures: list[Picture] = []
         self._samples: Samples | None = None
         self._pass: SharedPass | None = None
-        self._warned: set[str] = set()
+        self.warned: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -124,14 +124,9 @@ class AbstractProbe(Callback, ABC):
 
     def say_once(self, message: str) -> None:
         """A warning on rank zero, once in the life of this probe."""
-        if message not in self._warned:
-            self._warned.add(message)
+        if message not in self.warned:
+            self.warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
-
-    def say_nothing_read(self) -> None:
-        """Warn, where no warning said why, that a look read nothing."""
-        if not any("no reading" in message for message in self._warned):
-            self.say_once("no reading: it found nothing in this network that it reads.")
 
     def chosen(self, look: Look, default: Callable[[Call], bool]) -> list[Call]:
         """The calls that the layer filter names, or those of `default` where there is none.

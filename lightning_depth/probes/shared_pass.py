@@ -180,8 +180,8 @@ class SharedPass:
                     (layer, at[0] if at else None, key, value) for layer, key, value, *at in probe.measure(self.look)
                 ]
                 pictures = list(probe.draw())
-            if not values and not pictures:
-                probe.say_nothing_read()
+            if not (values or pictures or any("no reading" in message for message in probe.warned)):
+                probe.say_once("no reading: it found nothing in this network that it reads.")
             values.append(("", None, "seconds", self.seconds[probe]))
             probe.readings, probe.pictures = [Reading(epoch, name, *value) for value in values], pictures
             for reading in probe.readings:
