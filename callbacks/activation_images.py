@@ -68,8 +68,12 @@ class ActivationImages(AbstractSampleProbe):
         self._pictures: list[Picture] = []
 
     def _calls_with_images(self, look: Look) -> list[Call]:
-        trunk = (INPUT, *stages(look.calls))
-        watched = self.watched(look, lambda call: len(call.output_shape or ()) == 3 and call.module_name in trunk)
+        trunk = stages(look.calls)
+
+        def default(call: Call) -> bool:
+            return len(call.output_shape or ()) == 3 and call.module_name in (INPUT, *trunk)
+
+        watched = self.watched(look, default)
         found = [call for call in watched if len(call.output_shape or ()) == 3]
         for call in watched:
             if call not in found:
