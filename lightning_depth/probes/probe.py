@@ -67,7 +67,7 @@ class AbstractProbe(Callback, ABC):
         self.pictures: list[Picture] = []
         self._samples: Samples | None = None
         self._pass: SharedPass | None = None
-        self._warned: set[str] = set()
+        self.warned: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -124,8 +124,8 @@ class AbstractProbe(Callback, ABC):
 
     def say_once(self, message: str) -> None:
         """A warning on rank zero, once in the life of this probe."""
-        if message not in self._warned:
-            self._warned.add(message)
+        if message not in self.warned:
+            self.warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
 
     def chosen(self, look: Look, default: Callable[[Call], bool]) -> list[Call]:

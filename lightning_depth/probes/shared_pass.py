@@ -176,10 +176,10 @@ class SharedPass:
         for probe in self.probes:
             epoch, name = self.look.epoch, probe.name
             with self._at_work(probe):
-                values = [
-                    (layer, at[0] if at else None, key, value) for layer, key, value, *at in probe.measure(self.look)
-                ]
+                values = [(layer, at[0] if at else None, key, v) for layer, key, v, *at in probe.measure(self.look)]
                 pictures = list(probe.draw())
+            if not (values or pictures or any("no reading" in message for message in probe.warned)):
+                probe.say_once("no reading: it found nothing in this network that it reads.")
             values.append(("", None, "seconds", self.seconds[probe]))
             probe.readings, probe.pictures = [Reading(epoch, name, *value) for value in values], pictures
             for reading in probe.readings:

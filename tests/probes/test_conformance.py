@@ -1,6 +1,7 @@
 """What every file on the shelf is held to, also those that will be added: a probe leaves no trace."""
 
 import random
+import re
 import warnings
 from functools import cache
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from torch import nn
 
 from lightning_depth import callbacks as shelf
 from lightning_depth.errors import UserError
-from lightning_depth.probes import AbstractProbe
+from lightning_depth.probes import AbstractProbe, Key
 from tests.probes.foreign import autoencoder, convnet, loaders, mlp, resnet18, trainer, vit
 
 PROBES = [v for v in (getattr(shelf, name) for name in dir(shelf)) if issubclass(v, AbstractProbe)]
@@ -25,7 +26,7 @@ NETWORKS = {
     "autoencoder": autoencoder,
 }
 SMALL = ["mlp", "convnet", "torchvision's vit", "autoencoder"]
-# Arguments that make a look short; every other probe is made without any.
+# Arguments that make a look short, or that a probe cannot do without; every other one is made without any.
 ARGUMENTS = {
     "LocalStability": {"every": 1, "samples": 2, "strengths": [1.0]},
     "JacobianNorm": {"samples": 4},
@@ -34,14 +35,16 @@ ARGUMENTS = {
 }
 # Which networks a probe has nothing to read of, and must say so; each reads something of at least one.
 UNSUITED = {
+    "DeadUnits": {"torchvision's vit", "autoencoder"},  # README's example: no ReLU
     "IdentityConstant": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
     "LinearOperator": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
     "LocalStability": {"autoencoder"},
     "NeuralCollapse": {"autoencoder"},
+    "WeightScale": {"autoencoder"},  # CONTRIBUTING's example: no linear layer
 }
-
-
 AXES = {"identity_constant": "rho", "local_stability": "v"}  # what `at` is called
+OF_A_WHOLE = {"identity_constant", "linear_operator", "local_stability", "jacobian_norm"}  # not of a layer alone
+HERE = "tests/probes/test_conformance.py"
 REFUSED = [("NeuralCollapse", "autoencoder")]  # with a UserError, before any training
 
 
@@ -143,6 +146,8 @@ def test_every_reading_is_finite_named_and_logged(look):
     assert all(np.isfinite(r.value) for r in made.readings)
     assert [r.key for r in made.readings].count("seconds") == 1
     assert len({(r.layer, r.at, r.key) for r in made.readings}) == len(made.readings)
+    on_axis = {r.key for r in made.readings if r.at is not None}
+    assert made.name in AXES or not on_axis, f"name the axis of {made.name}'s {on_axis} under AXES in {HERE}"
     for reading in made.readings:
         at = [] if reading.at is None else [f"{AXES[made.name]}={reading.at:g}"]
         name = "/".join(part for part in (reading.probe, reading.layer, *at, reading.key) if part)
@@ -152,29 +157,36 @@ def test_every_reading_is_finite_named_and_logged(look):
 def test_a_layer_is_a_module_or_a_parameter_or_the_input(look):
     module = look.fit.lightning_module
     names = {name for name, _ in module.named_modules()} | {name for name, _ in module.named_parameters()} | {"input"}
-    assert {r.layer.split("#")[0] for r in look.probe.readings} <= names
-    of_a_whole = {"identity_constant", "linear_operator", "local_stability", "jacobian_norm"}
+    unknown = {r.layer for r in look.probe.readings if r.layer.split("#")[0] not in names}
+    assert not unknown, f"{unknown} are neither modules nor parameters of the network"
     without = {r.key for r in look.probe.readings if not r.layer}
-    assert without == {"seconds"} or look.probe.name in of_a_whole
+    of_layers = without == {"seconds"} or look.probe.name in OF_A_WHOLE
+    assert of_layers, f"{without} have no layer: if they are of the whole network, say so under OF_A_WHOLE in {HERE}"
     assert all((r.at is not None) == (look.probe.name in AXES) for r in look.probe.readings if r.key != "seconds")
 
 
 def test_every_reading_and_every_array_is_declared(look):
-    made = look.probe
-    assert {r.key for r in made.readings} - {"seconds"} <= {key.name for key in made.keys}
-    assert {p.key for p in made.pictures} <= {array.name for array in made.arrays}
-    assert len({key.name for key in made.keys}) == len(made.keys) > 0
-    assert all(key.definition for key in made.keys)
-    assert any(key.title and key.unit for key in made.keys)
-    assert made.cost
+    made, name = look.probe, type(look.probe).__name__
+    undeclared = {r.key for r in made.readings} - {"seconds"} - {key.name for key in made.keys}
+    assert not undeclared, f"{name} reads {undeclared}: declare them, keys = (Key(...), ...)"
+    undeclared = {p.key for p in made.pictures} - {array.name for array in made.arrays}
+    assert not undeclared, f"{name} draws {undeclared}: declare them, arrays = (ArrayKey(...), ...)"
+    assert made.keys, f"declare what {name} reads: keys = (Key(...), ...)"
+    assert len({key.name for key in made.keys}) == len(made.keys), f"{name} declares a key twice"
+    undefined = [key.name for key in made.keys if not key.definition]
+    assert not undefined, f"give {name}'s {undefined} a definition, for README's table"
+    shown = any(key.title and key.unit for key in made.keys)
+    assert shown, f"give one of {name}'s keys {[key.name for key in made.keys]} a title and a unit, for the report"
+    assert made.cost, f"give the class {name} a cost, for README's table"
 
 
 def test_a_probe_reads_something_or_says_that_it_does_not(look):
+    name, read = type(look.probe).__name__, any(r.key != "seconds" for r in look.probe.readings)
     if suits(type(look.probe), look.network):
-        assert any(r.key != "seconds" for r in look.probe.readings), "a probe that read nothing proves nothing"
+        assert read, f"{name} read nothing of the {look.network}; where it cannot, say so under UNSUITED in {HERE}"
     else:
-        assert not any(r.key != "seconds" for r in look.probe.readings)
-        assert any(s.startswith(f"{type(look.probe).__name__}: no reading: ") for s in look.said)
+        assert not read, f"{name} reads the {look.network}: it is not to be named under UNSUITED in {HERE}"
+        assert any(s.startswith(f"{name}: no reading: ") for s in look.said), f"{name} did not say that it read nothing"
 
 
 def test_pictures_are_finite_named_and_of_layers_that_are_read(look):
@@ -224,6 +236,50 @@ def test_what_is_left_on_a_probe_is_found():
     assert left_on(made) == ["kept"]
 
 
+class Looking(AbstractProbe):
+    """Reads the layers of one kind."""
+
+    keys = (Key("there"),)
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def measure(self, look):
+        for call in self.chosen(look, lambda call: isinstance(call.module, self.kind)):
+            yield call.name, "there", 1.0
+
+
+@pytest.mark.parametrize(("kind", "times"), [(nn.Conv3d, 1), (nn.Linear, 0)])
+def test_any_probe_that_reads_nothing_says_so_once(kind, times):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        history("mlp", Looking(kind))
+    expected = "Looking: no reading: it found nothing in this network that it reads."
+    assert [str(w.message) for w in said].count(expected) == times
+
+
+WHOLE = {"keys": (Key("there", title="There", unit="share", definition="1"),), "cost": "0 s"}
+LACKING = {
+    "declare what Lacking reads": {"keys": ()},
+    "Lacking declares a key twice": {"keys": WHOLE["keys"] * 2},
+    "give Lacking's ['there'] a definition": {"keys": (Key("there", title="There", unit="share"),)},
+    "give one of Lacking's keys ['there'] a title and a unit": {"keys": (Key("there", title="There", definition="1"),)},
+    "give the class Lacking a cost": {"cost": ""},
+}
+
+
+@pytest.mark.parametrize("said", LACKING)
+def test_what_a_declaration_lacks_is_named(said):
+    def declared(**attributes):
+        probe = type("Lacking", (Looking,), attributes)(nn.Linear)
+        test_every_reading_and_every_array_is_declared(SimpleNamespace(probe=probe))
+
+    declared(**WHOLE)
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        declared(**{**WHOLE, **LACKING[said]})
+
+
 class Careless(AbstractProbe):
     """The control: it draws from the global generator outside of the pass that protects it."""
 
@@ -250,7 +306,7 @@ def read(network, *probes):
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.__name__)
 def test_readings_do_not_depend_on_other_probes_nor_on_their_order(probe):
-    network = next(n for n in ("convnet", "autoencoder") if suits(probe, n))
+    network = next(n for n in ("convnet", "autoencoder", *NETWORKS) if suits(probe, n))
     all_of_them = [p for p in PROBES if (p.__name__, network) not in REFUSED]
     alone = read(network, probe)[probe]
     assert alone

@@ -18,7 +18,8 @@ from lightning_depth.probes.probe import check_samples, snake_case
 from lightning_depth.results import Table
 from lightning_depth.runs.probing import write_looks
 from tests.probes.foreign import Data, Foreign, convnet, loaders, readings, trainer, validated
-from tests.probes.test_conformance import PROBES, make
+from tests.probes.looks import PROBES
+from tests.probes.test_conformance import make
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
