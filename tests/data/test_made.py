@@ -12,6 +12,7 @@ from lightning_depth.data.base.sources import Arrays, Source
 from lightning_depth.data.base.tensors import ROWS, normal
 from lightning_depth.data.cifar import CIFAR10
 from lightning_depth.data.embedded_digits import EmbeddedDigits, embedded_digits
+from lightning_depth.data.folds import Folds
 from lightning_depth.data.gaussian_inputs import GaussianInputs
 from lightning_depth.data.ising import (
     Ising,
@@ -474,6 +475,20 @@ def test_random_labels_change_nothing_else_of_images():
         assert all(torch.equal(a, b) for (a, _), (b, _) in batches)
     assert all(torch.equal(a, b) for (_, a), (_, b) in batches)  # of the validation
     assert "100 % of the training labels drawn at random" in data.source.describe()
+
+
+WRAPPERS = [RandomLabels, Folds, lambda data: SingleExample(data.images), lambda data: Folds(RandomLabels(data))]
+WRAPPERS += [lambda data: Patterns(SingleExample(data.images, labels=[0]))]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_a_stand_in_stands_for_the_data_that_is_wrapped(wrap):
+    inner = Squares(batch_size=8)
+    inner.images = inner
+    assert wrap(inner).source.stands_for == ""
+    inner = Squares(batch_size=8)
+    inner.stand_in, inner.images = True, inner
+    assert wrap(inner).source.stands_for == "Squares"
 
 
 @pytest.mark.parametrize("wrap", [RandomLabels, lambda data: SingleExample(data.images)])

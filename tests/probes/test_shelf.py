@@ -559,6 +559,14 @@ def test_activation_images_are_singular_vectors_of_the_channels(network):
         assert torch.equal(pictures[layer, "channels"], best)
 
 
+def test_the_input_alone_is_no_activation():
+    probe = ActivationImages(samples=3)
+    with pytest.warns(UserWarning, match="no stage of this network returns images"):
+        found = validated(mlp(), probe)
+    assert [layer for layer, key in found if key != "seconds"] == probe.pictures == []
+    assert ("input", "share") in validated(mlp(), ActivationImages(samples=3, layers=["input"]))
+
+
 def test_upper_sub_networks_are_fed_the_image_itself():
     module, probe = autoencoder(), ActivationImages(samples=3, upper=True)
     validated(module, probe)
