@@ -34,6 +34,7 @@ ARGUMENTS = {
 }
 # Which networks a probe has nothing to read of, and must say so; each reads something of at least one.
 UNSUITED = {
+    "ActivationImages": {"mlp"},
     "IdentityConstant": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
     "LinearOperator": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
     "LocalStability": {"autoencoder"},
