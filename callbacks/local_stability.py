@@ -27,7 +27,7 @@ class LocalStability(AbstractSampleProbe):
     keys = (
         Key(
             "stability",
-            title="Samples that no change of one coordinate by v flips",
+            title="Local stability: no change of one input by v changes the label",
             unit="share of samples",
             rows="strength v",
             at="v",

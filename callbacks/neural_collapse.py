@@ -62,8 +62,7 @@ class NeuralCollapse(AbstractProbe):
         ),
         Key(
             "nc4_held_out",
-            title="NC4: decisions other than the nearest mean's (%)",
-            title_one="NC4: other than the nearest mean's",
+            title="NC4: disagreement with the nearest class mean",
             unit="held-out samples (%)",
             factor=100.0,
             from_zero=True,

@@ -42,7 +42,7 @@ class Spectrum(AbstractProbe):
             "effective_rank",
             title="Spectrum: effective rank at each layer (nats)",
             title_one="Spectrum: effective rank at {layer} (nats)",
-            unit="effective rank",
+            unit="effective rank (nats)",
             definition="−Σ p ln p, p = σ/Σσ, −∞ for a weight of zeros; `of: weights`: σ of the weight as a matrix, out "
             "× (in · kernel); `of: gram`: eigenvalues of the Gram matrix of a layer's inputs, cosine or linear kernel",
             source="huh2021 Def. 1, Figs 3 and 6",

@@ -9,9 +9,12 @@ import time
 import pytest
 import yaml
 from lightning.pytorch import Callback
+from matplotlib.text import Text
 
 from lightning_depth.errors import UserError
+from lightning_depth.figures import tuning
 from lightning_depth.figures.tuning import Trial, best_of, draw_tuning
+from lightning_depth.results import write_yaml
 from lightning_depth.studies.search import Search, Trials, scored, suggestion
 from lightning_depth.studies.tune import override, whole_key
 from tests.commands import command, written
@@ -186,3 +189,21 @@ def test_the_picture_needs_the_table_alone(tmp_path):
         }
         trials.append({"trial": trial, "fold": 0, "value": value, "result": result, "status": status, **named})
     assert draw_tuning(tmp_path).is_file()
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_the_picture_has_the_axis_of_the_search_and_the_band_of_a_reduced_config(tmp_path, monkeypatch, log):
+    trials = Trials(tmp_path / "trials.csv")
+    for trial, value in enumerate((0.0056, 0.0557)):
+        named = {"key": "model.lr", "metric": "val/acc", "direction": "max", "data": "", "status": "finished"}
+        trials.append({"trial": trial, "fold": 0, "value": value, "result": 0.5, **named})
+    write_yaml(tmp_path / "search.yaml", {"low": 1e-3, "high": 1.0, "log": log})
+    write_yaml(tmp_path / "config.yaml", {"run": {"reduced": "3 of 200 epochs"}})
+    figures = []
+    monkeypatch.setattr(tuning, "write_png", lambda target, draw: figures.append(draw()) or target)
+    draw_tuning(tmp_path)
+    (ax,) = figures[0].axes
+    low, high = ax.get_xlim()
+    assert low < 1e-3 < 1.0 < high
+    assert (ax.get_xscale(), ax.get_xlabel()) == (("log", "model.lr, log scale") if log else ("linear", "model.lr"))
+    assert "REDUCED SETTING: 3 of 200 epochs" in [text.get_text() for text in figures[0].findobj(Text)]

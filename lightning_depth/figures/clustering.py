@@ -29,9 +29,8 @@ def clustered_order(similarity: NDArray[Any]) -> NDArray[np.intp]:
         raise ValueError(f"a similarity matrix is square, not {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError("similarities are not finite")
-    n = len(matrix)
-    if n < 2:
-        return np.arange(n)
+    if len(matrix) < 2:
+        return np.arange(len(matrix))
     if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
         raise ValueError("similarities are not symmetric")
     pairs = squareform((matrix + matrix.T) / 2, checks=False)

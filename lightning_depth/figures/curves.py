@@ -1,5 +1,6 @@
 """Lines over epochs."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lightning_depth.figures import style
-from lightning_depth.figures.panels import Array, Best, Curves, Series
+from lightning_depth.figures.panels import CURRENT, Array, Best, Curves, Series
 from lightning_depth.figures.wording import ellipsis, is_percent, reading_of, with_unit
 
 
@@ -17,7 +18,7 @@ def draw_curves(ax: Axes, panel: Curves, best: Best | None = None) -> None:
     style.draw_title(ax, panel.title)
     style.draw_frame(ax)
     others = iter(("#8c6bb1", "#a6761d", "#525252", "#cc79a7"))
-    colours = {"train": style.TRAIN, "val": style.VALIDATION, "test": style.TEST}
+    colours = {"train": style.TRAIN, CURRENT: style.CURRENT, "val": style.VALIDATION, "test": style.TEST}
     colours[""] = style.TRAIN if len(panel.series) > 1 else style.PROBE
     ends: list[tuple[float, str, str]] = []
     for series in panel.series:
@@ -25,13 +26,12 @@ def draw_curves(ax: Axes, panel: Curves, best: Best | None = None) -> None:
         _draw_line(ax, series, colour)
         finite = series.values[np.isfinite(series.values)]
         if finite.size:
-            name = ellipsis(series.label, 12) if series.split or len(panel.series) > 1 else ""
-            ends.append((finite[-1], f"{name} {reading_of(panel, finite[-1])}".strip(), colour))
+            name = ellipsis(series.label, 22) if series.split or len(panel.series) > 1 else ""
+            ends.append((finite[-1], textwrap.fill(f"{name} {reading_of(panel, finite[-1])}".strip(), 18), colour))
 
     values = np.concatenate([series.values for series in panel.series])
     epochs = np.concatenate([series.epochs for series in panel.series])
-    logarithmic = style.is_wide(values) and not is_percent(panel)
-    scale = style.draw_scale(ax, "y", values, logarithmic)
+    scale = style.draw_scale(ax, "y", values, style.is_wide(values) and not is_percent(panel))
     _limit_y(ax, values, panel.from_zero)
     ax.set_ylabel(ellipsis(panel.unit, 28) + scale)
     ax.set_xlabel("epoch")
@@ -57,6 +57,7 @@ def _draw_line(ax: Axes, series: Series, colour: str) -> None:
     lone = finite & ~padded[:-2] & ~padded[2:]
     few = finite.size <= 40
     marks: Any = {"marker": "o", "markersize": 3.6 if few else 2.5}
+    marks["linestyle"] = "--" if series.split == CURRENT else "-"
     marks["markevery"] = np.flatnonzero(finite if few else lone).tolist()
     width, order = 1.5 if series.split == "train" else 2.0, 3 if series.split == "val" else 2.5
     ax.plot(series.epochs, series.values, label=series.label, color=colour, linewidth=width, zorder=order, **marks)
@@ -84,7 +85,8 @@ def _limit_y(ax: Axes, values: Array, from_zero: bool) -> None:
 def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names and last values beside the ends of the lines, moved apart where they would touch."""
     size = 8.5
-    apart = 1.7 * size / (72 * ax.bbox.height / ax.figure.dpi)
+    lines = max((text.count("\n") for _, text, _ in ends), default=0)
+    apart = (1.7 + 1.2 * lines) * size / (72 * ax.bbox.height / ax.figure.dpi)
     to_axes = ax.transData + ax.transAxes.inverted()
     x = ax.get_xlim()[1]
     placed = sorted((float(to_axes.transform((x, value))[1]), text, colour) for value, text, colour in ends)

@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from lightning_depth.figures.panels import Array, Heatmap
 from lightning_depth.figures.style import DASHED, GAP, INK, PROBE, QUIET, draw_scale, draw_title, is_wide
-from lightning_depth.figures.wording import ellipsis, evenly_spread, reading_of, short_names
+from lightning_depth.figures.wording import ellipsis, evenly_spread, fitted, reading_of
 
 NAMED_ROWS = 24  # a heatmap names every layer up to here, and this many evenly spaced ones beyond
 
@@ -21,7 +21,7 @@ NAMED_ROWS = 24  # a heatmap names every layer up to here, and this many evenly 
 def draw_heatmap(ax: Axes, panel: Heatmap) -> None:
     """The panel's rows, the last reading beside each, and the colour bar; of one look the readings as points."""
     draw_title(ax, panel.title)
-    names = short_names(panel.layers)
+    names = fitted(panel.layers)
     named = evenly_spread(len(names), NAMED_ROWS)
     ax.set_yticks(named, [names[row] for row in named])
     beside = ax.secondary_yaxis("right")
@@ -103,6 +103,7 @@ def _mark_chance(ax: Axes, chance: float) -> None:
     ticks = [tick for tick in ax.get_yticks() if low <= tick <= high and abs(tick - chance) > 0.2 * (high - low)]
     labels = [f"{tick:g}" for tick in ticks]
     ax.set_yticks([*ticks, chance], [*labels, f"{chance:.3g}\nchance"])
+    ax.get_yticklabels()[-1].set_verticalalignment("top" if 2 * chance > low + high else "bottom")  # beside the bar
     ax.axhline(chance, color="white", linewidth=1.0)
 
 

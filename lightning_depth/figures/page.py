@@ -1,7 +1,6 @@
 """A page: parts one below another and side by side in matplotlib's subfigures, each filled by what is drawn there."""
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
 
 from lightning_depth.figures.style import DPI, FALLBACK, QUIET, REDUCED, STYLE
-from lightning_depth.figures.wording import ellipsis
+from lightning_depth.figures.wording import SEPARATOR, ellipsis
 from lightning_depth.results import atomic_file
 
 WIDTH, PAD = 16.0, 0.25  # inches: of the page, and of the white on the left and right of whatever stands on it
@@ -39,7 +38,8 @@ class Filling(LayoutEngine):
 
     def execute(self, fig: Figure) -> None:
         """Place all axes."""
-        for figure in dict.fromkeys(ax.figure for ax in fig.axes):
+        places = dict.fromkeys(ax.figure for ax in fig.axes)
+        for figure in [*places, *places]:  # twice, for where a title breaks depends on where it stands
             first, *_ = axes = [ax for ax in fig.axes if ax.figure is figure]
             whole = Bbox.union([box for ax in axes if (box := ax.get_tightbbox(for_layout_only=True)) is not None])
             inch, box, free = figure.dpi, first.bbox, figure.bbox
@@ -119,10 +119,20 @@ def band(text: str) -> Part:
 
 
 def _wrapped(text: str, inches: float, size: float, lines: int, weight: str) -> str:
+    """`text` in lines that end between its parts, and inside a part only where that alone is longer than a line."""
     font = FontProperties(family="DejaVu Sans", weight=weight)
-    wide = TextPath((0, 0), text, size=size, prop=font).get_extents().width / 72 if text else 0.0
-    if wide <= inches:
-        return text
-    longest = max(6, int(0.93 * len(text) * inches / wide))
-    short = " ".join(ellipsis(word, longest - 2) for word in text.split(" "))
-    return textwrap.fill(short, longest, max_lines=lines, placeholder=" …")
+
+    def fits(said: str) -> bool:
+        return not said.strip() or bool(TextPath((0, 0), said, size, font).get_extents().width <= 72 * inches)
+
+    found = [""]
+    for part in text.split(SEPARATOR):
+        for place, word in enumerate([part] if fits(part) else part.split(" ")):
+            while not fits(word):
+                word = ellipsis(word, 9 * len(word) // 10)
+            longer = found[-1] + (" " if place else SEPARATOR) + word if found[-1] else word
+            found = [*found[:-1], longer] if fits(longer) else [*found, word]
+    shown = found[:lines]
+    while len(found) > lines and not fits(f"{shown[-1]} …"):
+        shown[-1] = shown[-1].rpartition(" ")[0]
+    return "\n".join(shown) + " …" * (len(found) > lines)

@@ -65,7 +65,9 @@ class Best(NamedTuple):
     value: float
 
 
-SPLITS = {"training": "train", "train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+CURRENT = "train_eval"  # the training split once more, without augmentation, on the weights as an epoch left them
+SPLITS = {CURRENT: CURRENT, "training": "train", "train": "train", "test": "test"}
+SPLITS |= {"validation": "val", "valid": "val", "val": "val"}
 SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})[/_.-](.+)", re.IGNORECASE)
 SPLIT_LAST = re.compile(rf"(.+)[/_.-]({'|'.join(SPLITS)})", re.IGNORECASE)
 ACCURACY, ERROR = {"acc", "accuracy"}, {"err", "error"}  # metrics that are shares of samples
@@ -86,7 +88,7 @@ def panels_of_metrics(
         if NOT_A_METRIC.fullmatch(column) or per_step:
             continue
         split, metric = split_and_metric(column)
-        label = {"val": held_out, "": column.replace("_", " ")}.get(split, split)
+        label = {"val": held_out, CURRENT: "train, current weights", "": column.replace("_", " ")}.get(split, split)
         epochs = sorted(cells)
         values = np.array([cells[epoch] for epoch in epochs], dtype=np.float64)
         groups.setdefault(metric, []).append((column, Series(label, split, np.array(epochs, np.float64), values)))
@@ -120,16 +122,16 @@ def panels_of_probes(
     """One panel for each key that a probe declares with a title; for a probe that declares none, for its first key.
 
     A heatmap where that key was read for several layers or places, else a curve, or a number where it was read once in
-    the whole run; where two have one title, the names of their probes tell them apart. Seconds are never drawn.
+    the whole run; where two declare one title, the names of their probes tell them apart. Seconds are never drawn.
     """
-    panels: list[Curves | Heatmap | Number] = []
     once = len({reading.epoch for reading in readings}) == 1
+    shown: list[tuple[Key, Curves | Heatmap | Number]] = []
     for probe in dict.fromkeys(reading.probe for reading in readings):
         mine = [reading for reading in readings if reading.probe == probe and reading.key != "seconds"]
         for key in _shown(probe, mine, declared.get(probe)):
-            panels.append(_panel(key, [reading for reading in mine if reading.key == key.name], once, classes))
-    titles = Counter(panel.title for panel in panels)
-    return [p._replace(title=f"{p.title} ({p.name})") if titles[p.title] > 1 else p for p in panels]
+            shown.append((key, _panel(key, [reading for reading in mine if reading.key == key.name], once, classes)))
+    of = Counter(title for key, panel in shown for title in {key.title, panel.title})
+    return [p._replace(title=f"{p.title} ({p.name})") if max(of[p.title], of[k.title]) > 1 else p for k, p in shown]
 
 
 def _shown(probe: str, readings: Sequence[Reading], declared: Declaration | None) -> list[Key]:

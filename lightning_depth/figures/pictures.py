@@ -13,9 +13,9 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from lightning_depth.figures.clustering import clustered_order
-from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side, write_png
+from lightning_depth.figures.page import Part, compose, in_lines, on_axes, side_by_side, words, write_png
 from lightning_depth.figures.panels import Array, sentence
-from lightning_depth.figures.style import GAP, QUIET, draw_frame, draw_scale, is_wide
+from lightning_depth.figures.style import GAP, INK, QUIET, draw_frame, draw_scale, is_wide
 from lightning_depth.figures.wording import ellipsis, evenly_spread, short_names
 from lightning_depth.results import ArrayKey, Arrays, Declaration
 
@@ -43,14 +43,8 @@ def parts_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) ->
         if axes in makers:
             chosen, part = makers[axes](arrays, known.clustered)
             title = f"{known.title}{own}{chosen}"
-            parts += [on_axes(0.42, f"{arrays.probe} title", partial(_draw_heading, title=title)), part]
+            parts += [words(title, 11.5, 3, above=0.2, weight="bold", color=INK), part]
     return parts
-
-
-def _draw_heading(ax: Axes, title: str) -> None:
-    """The title of a whole row, of an axes without anything else."""
-    ax.set(xticks=[], yticks=[], frame_on=False)
-    ax.set_title(ellipsis(title, 130), loc="left", pad=2, size=11.5, weight="bold")
 
 
 def _some(arrays: Arrays, most: int) -> tuple[list[str], str]:
@@ -70,7 +64,7 @@ def _spectra(arrays: Arrays, _: bool) -> tuple[str, Part]:
     colours = ScalarMappable(Normalize(epochs[0], max(epochs[-1], epochs[0] + 1)), "viridis")
     columns: list[list[Part]] = []
     for layer, name in zip(layers, short_names(layers, 28), strict=True):
-        draw = partial(draw_spectrum, of_layer=arrays.layers[layer], name=name, colours=colours)
+        draw = partial(draw_spectrum, of_layer=arrays.layers[layer], name=name, unit=arrays.key, colours=colours)
         columns.append([on_axes(2.8, arrays.probe, draw)])
     bar = on_axes(2.8, f"{arrays.probe} epochs", partial(_draw_epochs, colours=colours))
     blank = max(0.01, 3.0 - len(layers))
@@ -84,7 +78,7 @@ def _draw_epochs(ax: Axes, colours: ScalarMappable) -> None:
     bar.outline.set_visible(False)
 
 
-def draw_spectrum(ax: Axes, of_layer: Mapping[int, Array], name: str, colours: ScalarMappable) -> None:
+def draw_spectrum(ax: Axes, of_layer: Mapping[int, Array], name: str, unit: str, colours: ScalarMappable) -> None:
     """The values of one layer's spectrum in their order, a line an epoch in the colour of that epoch."""
     finite = {epoch: np.where(np.isfinite(values), values, np.nan) for epoch, values in of_layer.items()}
     largest = {epoch: np.nanmax(values, initial=0.0) for epoch, values in finite.items()}
@@ -95,7 +89,7 @@ def draw_spectrum(ax: Axes, of_layer: Mapping[int, Array], name: str, colours: S
     for epoch, line in (visible if wide else of_layer).items():
         marker = "." if line.size <= 30 else ""
         ax.plot(np.arange(1, line.size + 1), line, marker=marker, color=colours.to_rgba(np.array(epoch)), linewidth=1.0)
-    draw_scale(ax, "y", drawn, wide)
+    ax.set_ylabel(ellipsis(unit.replace("_", " "), 18) + draw_scale(ax, "y", drawn, wide), size=8.0)
     if np.isnan(values).all():
         ax.text(0.5, 0.5, "no number", transform=ax.transAxes, ha="center", va="center", color=QUIET)
     draw_frame(ax)

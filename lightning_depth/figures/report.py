@@ -28,23 +28,24 @@ from lightning_depth.figures.panels import (
     section,
 )
 from lightning_depth.figures.pictures import parts_of
-from lightning_depth.figures.wording import description, headlines, number, provenance, state, warnings
+from lightning_depth.figures.wording import description, headlines, number, provenance, shared_modules, state, warnings
 
 METRIC_PANELS = 8
+Declared = Mapping[str, results.Declaration]
 
 
-def report(directory: Path, summary: Mapping[str, Any] | None = None) -> Path:
+def report(directory: Path, summary: Mapping[str, Any] | None = None, declared: Declared | None = None) -> Path:
     """Draw `report.png`, one page about one run, into its directory and return its path.
 
     The directory holds `metrics.csv` (one row an epoch; learning rates and times are not drawn) and `readings.csv` (a
     `results.Reading` a row), or one of them. `summary` is what the run knows about itself; every key may be absent. By
-    default it is the directory's `summary.json`, where there is one. The file appears whole or not at all. Where a
-    table is malformed, a `UserError` names the file and the line. Cost: one to two seconds.
+    default it is the directory's `summary.json`, where there is one. `declared`, by probe, is for a run of before there
+    were declarations. The file appears whole or not at all. A `UserError` names file and line of a malformed table.
     """
-    return write_png(directory / results.REPORT, lambda: draw(directory, summary))
+    return write_png(directory / results.REPORT, lambda: draw(directory, summary, declared))
 
 
-def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
+def draw(directory: Path, summary: Mapping[str, Any] | None = None, declared: Declared | None = None) -> Figure:
     """The page about the run in `directory`, not yet written anywhere; arguments and errors as for `report`.
 
     Every axes carries as its label the metric ("loss", "acc") or the probe ("operator_norm") that it shows.
@@ -58,13 +59,18 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None) -> Figure:
     columns, read = results.read_metrics(directory), results.read_readings(directory)
     direction_of = {**directions(columns), **section(summary, "directions")}
     metrics = panels_of_metrics(columns, held_out, direction_of)
-    declared = results.read_declarations(directory)
+    declared = results.read_declarations(directory) or declared or {}
+    pictures = results.read_arrays(directory, until=max(reading.epoch for reading in read)) if read else []
+    shared = shared_modules([*(one.layer for one in read), *(layer for arrays in pictures for layer in arrays.layers)])
+    read = [one._replace(layer=one.layer.removeprefix(shared)) for one in read]
+    for arrays in pictures:
+        arrays.layers = {layer.removeprefix(shared): looks for layer, looks in arrays.layers.items()}
+        arrays.names = {layer.removeprefix(shared): names for layer, names in arrays.names.items()}
     probes = panels_of_probes(read, declared, classes if isinstance(classes, int) else None)
 
     best = best_epoch(metrics)
     curves = [*metrics[:METRIC_PANELS], *(panel for panel in probes if isinstance(panel, Curves))]
     epochs = [series.epochs[-1] for panel in curves for series in panel.series if series.epochs.size]
-    pictures = results.read_arrays(directory, until=max(reading.epoch for reading in read)) if read else []
     with mpl.rc_context(style.STYLE):
         shown = [
             *_numbers([panel for panel in probes if isinstance(panel, Number)]),
@@ -90,8 +96,8 @@ def _header(run: str, summary: Mapping[str, Any], last: float | None, numbers: S
     room = WIDTH - wide * len(numbers)
     text = [
         words(run, 24.0 if len(run) <= 36 else 14.0, width=room, above=0.25, weight="bold", color=style.INK),
-        words(description(summary), 10.5, 2, room, color=style.INK),
-        words(state(summary, last), 9.5, 2, room, **alarm),
+        words(description(summary), 10.5, 6, room, color=style.INK),
+        words(state(summary, last), 9.5, 6, room, **alarm),
     ]
     colours = {"train": style.TRAIN, "val": style.VALIDATION}
     beside = [_number("", number, caption, colours[split], wide) for number, caption, split in numbers]
@@ -101,17 +107,17 @@ def _header(run: str, summary: Mapping[str, Any], last: float | None, numbers: S
 def _number(title: str, value: str, caption: str, colour: str, width: float) -> list[Part]:
     """A reading in large type, between its title and its unit."""
     return [
-        words(title, 9.5, 2, width, above=0.2, weight="bold", color=style.INK),
+        words(title, 9.5, 3, width, above=0.2, weight="bold", color=style.INK),
         words(value, 20.0, 1, width, above=0.05 if title else 0.28, weight="bold", color=colour),
-        words(caption, 8.5, 2, width),
+        words(caption, 8.5, 3, width),
     ]
 
 
 def _numbers(panels: Sequence[Number]) -> list[Part]:
     """Numbers, four in a line."""
     cells = [_number(p.title, number(p.value), p.unit, style.PROBE, WIDTH / 4) for p in panels]
-    lines = [cells[start : start + 4] for start in range(0, len(cells), 4)]
-    return [side_by_side([*line, *([] for _ in range(4 - len(line)))]) for line in lines]
+    starts = range(0, len(cells), 4)
+    return [side_by_side([*cells[at : at + 4], *([] for _ in range(at + 4 - len(cells)))]) for at in starts]
 
 
 def _curves(panels: Sequence[Curves], best: Best | None) -> list[Part]:

@@ -14,38 +14,27 @@ DPI = 110
 LOG_FROM = 20.0  # positive values that span more than this factor are drawn on a logarithmic scale
 
 INK, QUIET, FAINT, GAP = "#1b1f24", "#5f6873", "#d9dde2", "#e9ebee"
-TRAIN, VALIDATION, TEST, PROBE = "#7b90ab", "#c8450c", "#00795c", "#0b5fa5"
+TRAIN, CURRENT, VALIDATION, TEST, PROBE = "#7b90ab", "#43587a", "#c8450c", "#00795c", "#0b5fa5"
 FALLBACK, REDUCED, ALARM = "#ffbf00", "#fff0c2", "#b3001b"
 DASHED: Any = {"linewidth": 0.8, "linestyle": (0, (4, 3))}
 
 # A user's matplotlibrc must not change the page, and a "$" in a layer's name is no formula.
 STYLE: Any = {
     "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "text.usetex": False,
-    "text.parse_math": False,
     "text.color": INK,
-    "axes.facecolor": "white",
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": QUIET,
-    "axes.labelsize": 9.0,
     "axes.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "figure.facecolor": "white",
     "image.origin": "upper",
     "image.interpolation": "nearest",
     "savefig.bbox": None,
+    **dict.fromkeys(["text.usetex", "text.parse_math", "legend.frameon"], False),
+    **dict.fromkeys(["axes.axisbelow", "axes.unicode_minus"], True),
+    **dict.fromkeys(["axes.facecolor", "figure.facecolor"], "white"),
+    **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], QUIET),
+    **dict.fromkeys(["font.size", "axes.labelsize"], 9.0),
+    **dict.fromkeys(["legend.fontsize", "xtick.labelsize", "ytick.labelsize"], 8.5),
+    **dict.fromkeys(["xtick.major.size", "ytick.major.size"], 3.0),
 }
 
 
@@ -57,7 +46,9 @@ def draw_ring(ax: Axes, x: float, y: float, size: float) -> None:
 def draw_title(ax: Axes, text: str) -> None:
     """The panel's title, in lines that end where its figure ends, above a line of small print."""
     words = " ".join(ellipsis(word, 28) for word in text.split())
-    ax.set_title(ellipsis(words, 120), loc="left", pad=15, size=11.0, weight="bold", wrap=True)
+    title: Any = ax.set_title(ellipsis(words, 120), loc="left", pad=19, size=11.0, weight="bold", wrap=True)
+    to_the_edge = title._get_wrap_line_width
+    title._get_wrap_line_width = lambda: to_the_edge() - 0.2 * DPI
 
 
 def draw_frame(ax: Axes) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a search: what each value gave, from `trials.csv` alone."""
+"""The picture of a search: what each value gave, from its table, and over which values it searched."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from lightning_depth.errors import UserError
 from lightning_depth.figures import style
 from lightning_depth.figures.page import band, compose, on_axes, words, write_png
-from lightning_depth.figures.wording import joined, number
-from lightning_depth.results import TRIALS, Table
+from lightning_depth.figures.panels import section
+from lightning_depth.figures.wording import joined, number, warnings
+from lightning_depth.results import CONFIG, SEARCH, TRIALS, Table, read_config
 
 DIVERGED = "diverged"
+Row = Mapping[str, Any]
 
 
 class Trial(NamedTuple):
@@ -33,7 +35,7 @@ class Trial(NamedTuple):
         return fmean(self.results)
 
 
-def trials_of(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
+def trials_of(rows: Sequence[Row]) -> list[Trial]:
     """The trials in the rows of a table, whole or not."""
     found = []
     for trial in sorted({int(row["trial"]) for row in rows}):
@@ -53,7 +55,8 @@ def best_of(trials: Sequence[Trial], direction: str) -> Trial | None:
 def draw_tuning(directory: Path) -> Path:
     """Draw `tune.png` from the `trials.csv` in `directory`: every fold, every trial's mean, the best, what diverged.
 
-    The file appears whole or not at all. A `UserError` where there is no table, or it has no row.
+    The search's axis and a reduced setting are read from its files, where they are there. The picture appears whole or
+    not at all. A `UserError` where there is no table, or it has no row.
     """
     path = directory / TRIALS
     if not path.is_file():
@@ -61,11 +64,12 @@ def draw_tuning(directory: Path) -> Path:
     rows = Table(path).rows()
     if not rows:
         raise UserError(f"{path} has no row yet.")
-    return write_png(directory / "tune.png", lambda: draw(rows))
+    config, search = (read_config(directory, name) if (directory / name).is_file() else {} for name in (CONFIG, SEARCH))
+    return write_png(directory / "tune.png", lambda: draw(rows, search, section(config, "run")))
 
 
-def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The picture of the rows of a table."""
+def draw(rows: Sequence[Row], search: Row, run: Row) -> Figure:
+    """The picture of the rows of a table; `search` may have `low`, `high` and `log`, and `run` may have `reduced`."""
     trials = trials_of(rows)
     columns = ("metric", "direction", "data")
     metric, direction, data = (next((str(row[column]) for row in rows if row[column]), "") for column in columns)
@@ -76,19 +80,21 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     top = best and f"best {number(best.value)}: {number(best.mean)}"
     said = joined([top, f"{len(trials)} trials", f"{folds} folds", lost and f"{lost} diverged", data])
     warning = data.split(":")[0].replace("FALLBACK", "FALLBACK DATA:")
-    bands = [band(warning)] if data.startswith("FALLBACK") else []
+    bands = map(band, [*([warning] if data.startswith("FALLBACK") else []), *warnings({"reduced": run.get("reduced")})])
     title = words(f"{metric} against {key}", 14.0, above=0.2, weight="bold", color=style.INK)
-    plot = partial(draw_trials, trials=trials, best=best, key=key, metric=metric)
-    return compose([*bands, title, words(said, 9.0, lines=2), on_axes(4.6, metric, plot)])
+    plot = partial(draw_trials, trials=trials, best=best, key=key, metric=metric, search=search)
+    return compose([*bands, title, words(said, 9.0, lines=6), on_axes(4.6, metric, plot)])
 
 
-def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None, key: str, metric: str) -> None:
-    """Every fold, the mean of every trial, the best, and what diverged, over the values that were tried."""
+def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None, key: str, metric: str, search: Row) -> None:
+    """Every fold, the mean of every trial, the best, and what diverged, over the values that were searched."""
     style.draw_frame(ax)
     good = sorted((trial for trial in trials if not trial.diverged), key=lambda trial: trial.value)
-    values, results = np.array([t.value for t in trials]), np.array([r for t in good for r in t.results])
-    style.draw_scale(ax, "x", values, style.is_wide(values))
-    style.draw_scale(ax, "y", results, style.is_wide(results))
+    ends = (float(search[end]) for end in ("low", "high") if end in search)
+    values, results = np.array([*ends, *(t.value for t in trials)]), np.array([r for t in good for r in t.results])
+    scale = style.draw_scale(ax, "x", values, search.get("log", style.is_wide(values)))
+    ax.update_datalim([(value, 0.0) for value in values], updatey=False)
+    results_scale = style.draw_scale(ax, "y", results, style.is_wide(results))
     folds = [trial.value for trial in good for _ in trial.results]
     ax.plot(folds, results, "o", color=style.TRAIN, markersize=3.5, alpha=0.6, label="a fold", linestyle="none")
     means = [trial.mean for trial in good]
@@ -101,5 +107,5 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None, key: str,
     if lost:
         low = ax.get_xaxis_transform()
         ax.plot(lost, [0.02] * len(lost), "x", color=style.ALARM, transform=low, label="diverged", linestyle="none")
-    ax.set(xlabel=key, ylabel=metric)
+    ax.set(xlabel=key + scale, ylabel=metric + results_scale)
     ax.legend(loc="best")

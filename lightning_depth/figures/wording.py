@@ -1,7 +1,7 @@
 """Every word and number on a page: readings, names of layers, and what the header and the footer say.
 
->>> number(0.4567), number(12345.6), number(2.0)
-('0.457', '12,346', '2')
+>>> number(0.4567), number(12345.6), number(2.0), number(123.4), number(999.7)
+('0.457', '12,346', '2.00', '123', '1,000')
 """
 
 import math
@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from lightning_depth.figures.panels import Best, Curves, Heatmap, section, split_and_metric
+from lightning_depth.figures.panels import CURRENT, Best, Curves, Heatmap, section, split_and_metric
 from lightning_depth.results import METRICS, READINGS
 
 INPUT = "input"  # the layer under which a probe writes what the network is given
+SEPARATOR = "  ·  "  # between the parts of a line
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where a reader expects none."""
+    """Three significant digits, zeros among them, without an exponent where a reader expects none."""
     if not math.isfinite(value):
         return "nan"
-    if 1000 <= abs(value) < 1e6:
+    if 999.5 <= abs(value) < 1e6:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:#.3g}".removesuffix(".")
 
 
 def tick_label(value: float, _: object = None) -> str:
@@ -41,10 +42,8 @@ def duration(seconds: float) -> str:
     ('42 s', '3 min 12 s', '2 h 30 min')
     """
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
@@ -75,28 +74,34 @@ def with_unit(panel: Curves, value: float) -> str:
 def short_names(layers: Sequence[str], longest: int = 34) -> list[str]:
     """Layer names without the leading modules that all share, and with an ellipsis inside the very long ones.
 
-    The network's input is no layer of it and shares no module with any.
+    The network's input is no layer of it and shares no module with any, and one layer alone shares its with none.
 
-    >>> short_names(["input", "net.stem", "net.stage1.0.conv1"])
-    ['input', 'stem', 'stage1.0.conv1']
+    >>> short_names(["input", "net.stem", "net.stage1.0.conv1"]), short_names(["net.head"])
+    (['input', 'stem', 'stage1.0.conv1'], ['net.head'])
     """
-    shared = _shared_modules([layer for layer in layers if layer != INPUT])
-    names = [layer if layer == INPUT else layer[shared:] for layer in layers]
+    shared = shared_modules(layers)
+    return fitted([layer.removeprefix(shared) for layer in layers], longest)
+
+
+def fitted(names: Sequence[str], longest: int = 34) -> list[str]:
+    """Names with an ellipsis inside the very long ones."""
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         alike.setdefault(ellipsis(name, longest), []).append(name)
     return [_window(name, alike[ellipsis(name, longest)], longest) for name in names]
 
 
-def _shared_modules(layers: Sequence[str]) -> int:
-    """The length of the leading modules, dots included, that all layers share; every layer keeps a name of its own.
+def shared_modules(layers: Iterable[str]) -> str:
+    """The leading modules, dots included, that all layers inside modules share; every layer keeps a name of its own.
 
-    >>> _shared_modules(["net.body.stem", "net.body.head"]), _shared_modules(["net.stem", "net.input"])
-    (9, 0)
+    >>> shared_modules(["net.body.stem", "net.body.head", "input"]), shared_modules(["net.stem", "net.input"])
+    ('net.body.', '')
     """
-    modules = zip(*(layer.split(".")[:-1] for layer in layers), strict=False)
-    alike = sum(len(same[0]) + 1 for same in takewhile(lambda names: len(set(names)) == 1, modules))
-    return 0 if any(layer[alike:] == INPUT for layer in layers) else alike
+    every = {INPUT, *layers}
+    inside = {layer for layer in every if "." in layer}
+    modules = zip(*(layer.split(".")[:-1] for layer in inside), strict=False)
+    shared = "".join(f"{names[0]}." for names in takewhile(lambda names: len(set(names)) == 1, modules))
+    return "" if len(inside) < 2 or every & {layer.removeprefix(shared) for layer in inside} else shared
 
 
 def _window(name: str, alike: Sequence[str], longest: int) -> str:
@@ -120,16 +125,15 @@ def ellipsis(text: str, longest: int) -> str:
 
 def joined(parts: Iterable[object]) -> str:
     """What there is to say, on one line."""
-    return "  ·  ".join(" ".join(str(part).split()) for part in parts if part)
+    return SEPARATOR.join(" ".join(str(part).split()) for part in parts if part)
 
 
 def description(summary: Mapping[str, Any]) -> str:
     """Model · data · seed, as far as the summary knows them."""
     data, model = section(summary, "data"), str(summary.get("model") or "")
     parameters, samples = summary.get("parameters"), data.get("train_size")
-    source = data.get("source")
-    if data.get("name") and data.get("kind"):
-        source = f"{data['name']} ({data['kind']})"  # the footer has the whole source
+    brief = data.get("name") and data.get("kind")  # the footer has the whole source
+    source = f"{data['name']} ({data['kind']})" if brief else data.get("source")
     count = ""
     if isinstance(parameters, int) and "parameters" not in model:
         count = f"{parameters / 1e6:.3g} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters"
@@ -148,9 +152,9 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
     """What must not be overlooked."""
     data, found = section(summary, "data"), []
     if data.get("fallback"):
-        wanted = f", not {data['requested']}" if data.get("requested") else ""
+        wanted = data.get("stands_for") or data.get("requested")
         name = data.get("name") or data.get("source") or "another data set"
-        found.append(f"FALLBACK DATA: {name}{wanted}")
+        found.append(f"FALLBACK DATA: {name}" + (f", not {wanted}" if wanted else ""))
     if summary.get("reduced"):
         found.append(f"REDUCED SETTING: {summary['reduced']}")
     return found
@@ -171,11 +175,12 @@ def headlines(
     panel = next((p for p in panels if best is not None and p.name == best.panel), None)
     if panel is not None and best is not None:
         noun = "error" if is_percent(panel) else panel.unit
-        names = {"train": "training", "val": held_out}
-        for series in panel.series:
-            if series.split in names and series.values.size:
-                shown.append((with_unit(panel, series.values[-1]), f"final {names[series.split]} {noun}", series.split))
-        return [*shown, (with_unit(panel, best.value), f"best {held_out} {noun}, epoch {best.epoch:g}", "val")]
+        of = {series.split: series for series in panel.series if series.values.size}
+        captions = {"train": f"final training {noun}", "val": f"final {held_out} {noun}"}
+        if CURRENT in of and ("train" not in of or of[CURRENT].epochs[-1] == of["train"].epochs[-1]):
+            of["train"], captions["train"] = of[CURRENT], f"{captions['train']}, current weights"
+        finals = [(with_unit(panel, of[split].values[-1]), captions[split], split) for split in captions if split in of]
+        return [*finals, (with_unit(panel, best.value), f"best {held_out} {noun}, epoch {best.epoch:g}", "val")]
     for when in ("final", "best"):
         for key, value in section(summary, when).items():
             if split_and_metric(str(key)) == ("val", "acc") and isinstance(value, int | float):

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from lightning_depth.data.embedded_digits import EmbeddedDigits
+from lightning_depth.data.folds import Folds
 from lightning_depth.data.ising import Ising
 from lightning_depth.data.k_local import KLocal
 from lightning_depth.data.low_rank_least_squares import LowRankLeastSquares
+from lightning_depth.data.patterns import Patterns
 from lightning_depth.data.random_labels import RandomLabels
 from lightning_depth.data.single_example import SingleExample
 from lightning_depth.errors import UserError
@@ -70,3 +72,17 @@ def test_only_classes_can_be_randomised():
         RandomLabels(LowRankLeastSquares()).split("train")
     with pytest.raises(UserError, match="fraction="):
         RandomLabels(KLocal(), fraction=1.1)
+
+
+WRAPPERS = [RandomLabels, Folds, lambda data: SingleExample(data.images), lambda data: Folds(RandomLabels(data))]
+WRAPPERS += [lambda data: Patterns(SingleExample(data.images, labels=[0]))]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_a_stand_in_stands_for_the_data_that_is_wrapped(wrap):
+    inner = Squares(batch_size=8)
+    inner.images = inner
+    assert wrap(inner).source.stands_for == ""
+    inner = Squares(batch_size=8)
+    inner.stand_in, inner.images = True, inner
+    assert wrap(inner).source.stands_for == "Squares"

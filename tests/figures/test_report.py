@@ -20,14 +20,15 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from lightning_depth import results
+from lightning_depth.cli import report as report_command
 from lightning_depth.errors import UserError
 from lightning_depth.figures import page as page_module
 from lightning_depth.figures import report as report_module
 from lightning_depth.figures.curves import _limit_y
 from lightning_depth.figures.report import draw, report
-from lightning_depth.figures.style import FALLBACK, REDUCED, draw_scale
-from lightning_depth.figures.wording import short_names
-from tests.figures.seen import cut_off, lay_out, overlaps
+from lightning_depth.figures.style import FALLBACK, REDUCED, STYLE, draw_scale
+from lightning_depth.figures.wording import joined, short_names
+from tests.figures.seen import cut_off, lay_out, overlaps, seen
 from tests.table_of_probes import SHELF
 
 SUMMARY: dict[str, Any] = {
@@ -301,7 +302,7 @@ def test_best_epoch_is_marked_and_told(tmp_path: Path) -> None:
 
 def test_best_falls_back_to_the_loss(tmp_path: Path) -> None:
     write(tmp_path / "metrics.csv", ["epoch", "train/acc", "val/loss"], [[1, 0.5, 2.0], [2, 0.9, 1.0], [3, 1.0, 3.0]])
-    assert "best 1, epoch 2" in words(draw(tmp_path))
+    assert "best 1.00, epoch 2" in words(draw(tmp_path))
 
 
 def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
@@ -361,6 +362,32 @@ def test_empty_cells_are_no_readings_and_nan_is_a_gap(tmp_path: Path) -> None:
     np.testing.assert_array_equal(y, [3, math.nan, 1])
     x, y = line(ax, "validation")
     assert (x.tolist(), y.tolist()) == ([1, 3], [2, 0.5])
+
+
+def test_training_samples_under_current_weights_are_a_line_of_the_same_panels(tmp_path: Path) -> None:
+    header = ["epoch", "train/loss", "train/acc", "val/loss", "val/acc", "train_eval/loss", "train_eval/acc"]
+    rows = [[1, 3, 0.5, 2, 0.4, "", ""], [2, 2, 0.75, 1, 0.5, 1.5, 0.875]]
+    write(tmp_path / "metrics.csv", header, rows)
+    figure = draw(tmp_path, SUMMARY)
+    assert panels(figure) == ["loss", "acc"]
+    for name, value in (("loss", 1.5), ("acc", 12.5)):
+        assert [v.tolist() for v in line(panel(figure, name), "train, current weights")] == [[2], [value]]
+        drawn = {found.get_label(): found for found in panel(figure, name).get_lines()}
+        current, running = drawn["train, current weights"], drawn["train"]
+        assert (current.get_linestyle(), running.get_linestyle()) == ("--", "-")
+        assert current.get_color() != running.get_color()
+    text = words(figure)
+    assert "12.5 %\nfinal training error, current\nweights" in text
+    assert "train, current\nweights 1.50" in text
+    assert overlaps(figure) == []
+    write(tmp_path / "metrics.csv", header, [*rows, [3, 1, 1, 1, 0.5, "", ""]])  # the last epoch was not judged so
+    assert "0.0 %\nfinal training error\n" in words(draw(tmp_path, SUMMARY))
+
+
+def test_numbers_beside_each_other_keep_their_zeros(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.csv", ["epoch", "train/loss", "val/loss"], [[1, 0.6, 0.7], [2, 0.501, 0.5]])
+    text = words(draw(tmp_path))
+    assert {"train 0.501", "validation 0.500"} < set(text.split("\n"))
 
 
 # -------------------------------------------------------------------------------------------------------- the heatmaps
@@ -532,7 +559,97 @@ def test_a_crowded_page_overlaps_and_cuts_nothing(tmp_path: Path, epochs: int) -
     assert cut_off(figure) == []
 
 
+def test_two_probes_of_a_class_have_their_names_in_their_titles(tmp_path: Path) -> None:
+    layers = {"spectrum": ["net.stem", "net.head"], "gram_spectrum": ["net.head"], "effective_rank": ["net.head"]}
+    rows = [[e, of, name, "effective_rank", 2] for e in (1, 2) for of, names in layers.items() for name in names]
+    write(tmp_path / "readings.csv", READINGS, rows)
+    declared = {"spectrum": SHELF["spectrum"], "gram_spectrum": SHELF["spectrum"]}
+    results.write_declarations(tmp_path, declared)
+    figure = draw(tmp_path)
+    titles = {name: panel(figure, name).get_title(loc="left") for name in layers}
+    assert titles["spectrum"] == "Spectrum: effective rank at each layer (nats) (spectrum)"
+    assert titles["gram_spectrum"] == "Spectrum: effective rank at head (nats) (gram_spectrum)"
+    assert titles["effective_rank"] == "Effective rank of the features (nats)"
+
+
+def test_a_layer_has_one_name_on_a_page(tmp_path: Path) -> None:
+    deep = [f"net.stage1.{block}.conv" for block in (0, 1)]
+    layers = {"operator_norm": ["net.stem", *deep, "net.head"], "mine": deep, "other": deep[:1], "third": [""]}
+    rows = [[e, of, name, "norm", 2] for e in (1, 2) for of, names in layers.items() for name in names]
+    write(tmp_path / "readings.csv", READINGS, rows)
+    results.write_arrays(tmp_path, "mine", 1, [(deep[0], "matrix", np.eye(2), ()), (deep[1], "line", np.ones(3), ())])
+    figure = draw(tmp_path)
+    rows_of = {name: [t.get_text() for t in panel(figure, name).get_yticklabels()] for name in ("operator_norm",)}
+    (mine,) = [ax for ax in figure.axes if ax.get_label() == "mine" and ax.get_title(loc="left")]
+    rows_of["mine"] = [label.get_text() for label in mine.get_yticklabels()]
+    assert rows_of["operator_norm"] == ["stem", *rows_of["mine"], "head"]
+    assert rows_of["mine"] == ["stage1.0.conv", "stage1.1.conv"]
+    assert panel(figure, "other").get_title(loc="left") == "Other: norm of stage1.0.conv"
+    assert {"stage1.0.conv  epoch 1", "stage1.1.conv"} < set(words(figure).split("\n"))
+
+
+def test_places_on_an_axis_are_no_modules(tmp_path: Path) -> None:
+    rows = [[1, "identity_constant", "", at, "identity", 0.5] for at in (0.1, 0.5, 0.25)]
+    write(tmp_path / "readings.csv", list(results.Reading._fields), rows)
+    results.write_declarations(tmp_path, {"identity_constant": SHELF["identity_constant"]})
+    names = [label.get_text() for label in panel(draw(tmp_path), "identity_constant").get_yticklabels()]
+    assert names == ["rho=0.1", "rho=0.5", "rho=0.25"]
+
+
+def test_readings_older_than_declarations_have_the_panels_of_today(tmp_path: Path) -> None:
+    write_metrics(tmp_path, 2)
+    shown = [key.name for key in SHELF["linear_operator"].keys if key.title]
+    rows = [[2, "linear_operator", "network", key, 1] for key in shown]
+    rows += [[2, "identity_constant", f"rho={rho}", "identity", rho] for rho in (0.1, 0.9)]
+    with (tmp_path / "readings.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([READINGS, *rows])
+    before = sorted(tmp_path.iterdir())
+    figures: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        compose = report_module.compose
+        patch.setattr(report_module, "compose", lambda parts: figures.append(compose(parts)) or figures[-1])
+        report_command.main([str(tmp_path)])
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "report.png"])
+    text = words(figures[0])
+    for title in (key.title for key in SHELF["linear_operator"].keys if key.title):
+        assert title in text
+    assert "correlation of the input" in text
+
+
 # ------------------------------------------------------------------------------------------------------------ the words
+
+
+@pytest.mark.parametrize("width", [2.1, 4.0, 9.7, 16.0])
+def test_lines_break_between_parts_and_nothing_is_cut(width: float) -> None:
+    parts = ["MLP(depth=3, width=2048, activation=relu)", "11.6 M parameters", "CIFAR-10 (image folder)"]
+    parts += ["4,096 training samples", "seed 0"]
+    with mpl.rc_context(STYLE):
+        figure = page_module.compose([page_module.words(joined(parts), 10.5, 9, width)])
+        (text,) = figure.findobj(Text)
+        shown = text.get_text()
+        assert text.get_window_extent().width <= (width - page_module.PAD) * figure.dpi
+    assert " ".join(shown.replace("·", " ").split()) == " ".join(parts)
+    lines = shown.split("\n")
+    assert not [one for one in lines if one.strip("· ") != one]
+    for part in parts[1:]:
+        assert len([one for one in lines if part in one]) == (1 if width > 2.5 or len(part) < 18 else 0)
+
+
+def test_small_print_is_clear_of_titles_and_of_the_edge(tmp_path: Path) -> None:
+    header = ["epoch", "train/acc", "val/acc", "train/a_metric_with_a_rather_long_name", "b", "c"]
+    write(tmp_path / "metrics.csv", header, [[e, 0.5, e / 10, 0.1 * e, 0.1 * e, 0.3] for e in (98, 99, 100)])
+    stages = [[e, "representation_collapse", s, "error", 1.0] for e in (98, 99, 100) for s in ("a", "b", "c")]
+    write(tmp_path / "readings.csv", READINGS, stages)
+    figure = draw(tmp_path, with_data(num_classes=2))
+    boxes = seen(figure)
+    for ax in figure.axes:
+        title, place = ax._left_title, ax.figure.bbox
+        if title.get_text():
+            box = title.get_window_extent()
+            assert box.x1 < place.x1 - 15
+            assert [t.get_text() for t, other in boxes if t is not title and box.padded(1.0).overlaps(other)] == []
+    (epoch,) = [box for text, box in boxes if text.get_text() == "epoch 100"]
+    assert [t.get_text() for t, box in boxes if t.get_text() != "epoch 100" and epoch.overlaps(box)] == []
 
 
 def test_header_and_footer_say_what_ran(resnet18: Drawn) -> None:
@@ -557,6 +674,11 @@ def test_configs_are_named_as_a_sentence_has_them(tmp_path: Path, config: object
     write(tmp_path / "metrics.csv", ["epoch", "train/loss"], [])
     figure = draw(tmp_path, {"config": config, "seed": 0})
     assert any(text.get_text().startswith(f"{said}  ·  seed 0") for text in figure.findobj(Text))
+
+
+def test_a_fallback_says_what_it_stands_for(tiny: Path) -> None:
+    data = with_data(fallback=True, source="digits", stands_for="MNIST", requested="SingleExample")
+    assert "FALLBACK DATA: digits, not MNIST" in words(draw(tiny, data))
 
 
 def test_fallback_and_reduced_runs_say_so_loudly(tiny: Path) -> None:

@@ -35,6 +35,7 @@ ARGUMENTS = {
 }
 # Which networks a probe has nothing to read of, and must say so; each reads something of at least one.
 UNSUITED = {
+    "ActivationImages": {"mlp"},
     "DeadUnits": {"torchvision's vit", "autoencoder"},  # README's example: no ReLU
     "IdentityConstant": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},
     "LinearOperator": {"mlp", "convnet", "torchvision's resnet18", "torchvision's vit"},

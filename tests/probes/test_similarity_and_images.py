@@ -118,3 +118,11 @@ def test_a_classifier_has_no_upper_sub_networks():
     with pytest.warns(UserWarning, match="ActivationImages: no upper sub-networks: the network returns no images"):
         validated(convnet(), probe)
     assert not [p for p in probe.pictures if p.key == "upper"]
+
+
+def test_the_input_alone_is_no_activation():
+    probe = ActivationImages(samples=3)
+    with pytest.warns(UserWarning, match="no stage of this network returns images"):
+        found = validated(mlp(), probe)
+    assert [layer for layer, key in found if key != "seconds"] == probe.pictures == []
+    assert ("input", "share") in validated(mlp(), ActivationImages(samples=3, layers=["input"]))

@@ -2,6 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -120,7 +121,10 @@ class AbstractMemoryData(LightningDataModule, ABC):
     def locate(self, announce: bool = True) -> Source:
         """Where the data come from, decided once; a stand-in is announced on stderr, unless another data set does."""
         if self._source is None:
-            self._source = self.find()
+            found = self.find()  # a wrapper finds the source of what it wraps, which says what that stands for
+            self._source = (
+                replace(found, stands_for=found.stands_for or type(self).__name__) if found.fallback else found
+            )
             if self._source.fallback and announce:
                 _announce(self._source)
         return self._source

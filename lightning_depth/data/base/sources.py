@@ -38,6 +38,7 @@ class Source:
         path: the file or folder.
         fallback: True where they only stand in for what was asked for.
         note: what a reader of results should know about them.
+        stands_for: the data set that was asked for, where they stand in; empty: that which found them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     path: str
     fallback: bool = False
     note: str = ""
+    stands_for: str = ""
 
     def describe(self) -> str:
         """One line.
