@@ -170,7 +170,7 @@ def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(loaded, dict):
         return {}
-    return loaded if "goals" in loaded or name != CONFIG else _of_today(loaded)
+    return _of_today(loaded) if "model" in loaded and "goals" not in loaded else loaded
 
 
 # What was called otherwise in earlier versions: goals were arguments of the model, the shelf was a module of its own.
@@ -186,8 +186,18 @@ def _of_today(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json`."""
-    write_text(directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """Write `summary.json`: NaN and infinities, for which JSON has no word, are null, other objects their text."""
+    write_text(directory / SUMMARY, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
