@@ -187,17 +187,9 @@ def _of_today(config: dict[str, Any]) -> dict[str, Any]:
 
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary.json`: NaN and infinities, for which JSON has no word, are null, other objects their text."""
-    write_text(directory / SUMMARY, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
+    text = json.dumps(summary, default=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+    plain = json.loads(text, parse_constant=lambda word: None)
+    write_text(directory / SUMMARY, json.dumps(plain, indent=2) + "\n")
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
@@ -365,11 +357,9 @@ def _epoch(text: str, place: str) -> int:
 
 
 def _number(text: str, column: str, place: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"{place}: {column} is {text!r}, not a number.") from None
-    return value if math.isfinite(value) else math.nan
+    with suppress(ValueError):
+        return value if math.isfinite(value := float(text)) else math.nan
+    raise UserError(f"{place}: {column} is {text!r}, not a number.")
 
 
 def write_arrays(

@@ -18,10 +18,7 @@ Value = tuple[str, str, float] | tuple[str, str, float, float]
 
 
 def as_reading(epoch: int, probe: str, layer: Any, key: Any, value: Any, at: Any = None) -> Reading:
-    """A reading of what a probe yielded; numbers may be those of Python, numpy and torch.
-
-    A `UserError` where a number is none, or a name is not one line of text, which a table can hold.
-    """
+    """A reading of what a probe yielded, of any kind of number; a UserError where a table could not hold it."""
     check_text(probe, layer, key)
     where = f"{key} of {layer or 'the network'}"
     place = None if at is None else _number(probe, f"`at` of {where}", at)

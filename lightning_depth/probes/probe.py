@@ -22,8 +22,7 @@ from lightning_depth.results import ArrayKey, Declaration, Key, Reading, Split
 
 TRAIN_SAMPLES = 1000
 
-METRIC_NAMES = ("train", "val", "test", "train_eval", "epoch", "lr", "seconds")
-"""What metrics are called, up to a slash: no probe may be."""
+METRIC_NAMES = ("train", "val", "test", "train_eval", "epoch", "lr", "seconds")  # up to a slash: no probe's
 
 Schedule = int | Literal["geometric", "last"]
 
@@ -68,8 +67,7 @@ class AbstractProbe(Callback, ABC):
         self.name = snake_case(own) if name is None else name
         self.readings: list[Reading] = []
         self.pictures: list[Picture] = []
-        self.logged: set[str] = set()
-        """The names under which loggers have got a reading."""
+        self.logged: set[str] = set()  # as what loggers have got readings
         self._samples: Samples | None = None
         self._pass: SharedPass | None = None
         self._warned: set[str] = set()
@@ -269,9 +267,7 @@ def probes_of(trainer: Trainer) -> list[AbstractProbe]:
 def check_names(callbacks: Iterable[object]) -> None:
     """Raise a UserError where two probes have one name, or one has that of metrics: they could not be told apart."""
     named: dict[str, AbstractProbe] = {}
-    for probe in callbacks:
-        if not isinstance(probe, AbstractProbe):
-            continue
+    for probe in (callback for callback in callbacks if isinstance(callback, AbstractProbe)):
         name = probe.name
         if name in METRIC_NAMES:
             wrong = f"A probe is called {name}: its readings could not be told from metrics.\nGive it another name"
@@ -282,10 +278,9 @@ def check_names(callbacks: Iterable[object]) -> None:
 
 
 def ends_training(trainer: Trainer) -> bool:
-    """Whether the epoch under way is known to be the last: by `max_epochs`, `max_steps` or a stop that was asked for.
+    """Whether the epoch under way is known to be the last: by `max_epochs`, `max_steps`, or a stop that was asked for.
 
-    Before its validation, stops are known that a goal, `max_time` or another callback asks for at a step; not those
-    that follow from the validation itself, as by `EarlyStopping`.
+    A goal and `max_time` ask for it at a step; `EarlyStopping` after a validation, too late for the look in it.
     """
     steps = 0 <= trainer.max_steps <= trainer.global_step
     return trainer.should_stop or steps or trainer.current_epoch + 1 == trainer.max_epochs

@@ -181,8 +181,7 @@ class SharedPass:
                     for layer, key, value, *at in probe.measure(self.look)
                 ]
                 pictures = list(probe.draw())
-                for picture in pictures:
-                    check_text(name, picture.layer, picture.key, *picture.names)
+                check_text(name, *(text for picture in pictures for text in (picture.layer, picture.key)))
             seconds = Reading(epoch, name, "", None, "seconds", self.seconds[probe])
             probe.readings, probe.pictures = [*readings, seconds], pictures
             for reading in probe.readings:

@@ -71,10 +71,7 @@ def describe_data(trainer: Trainer) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with `+changes` where it was edited.
-
-    None where git does not track this very file: installed into a folder of somebody else's checkout, say.
-    """
+    """The commit of the checkout that tracks this very file, with `+changes` where it was edited; None elsewhere."""
     said = []
     try:
         for words in (f"ls-files --error-unmatch {Path(__file__).name}", "rev-parse HEAD", "status --porcelain"):
