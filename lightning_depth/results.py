@@ -171,7 +171,7 @@ def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(loaded, dict):
         return {}
-    return loaded if "goals" in loaded or name != CONFIG else _of_today(loaded)
+    return _of_today(loaded) if "model" in loaded and "goals" not in loaded else loaded
 
 
 # What was called otherwise in earlier versions: goals were arguments of the model, the shelf was a module of its own.
@@ -195,8 +195,10 @@ def write_outputs(directory: Path, outputs: NDArray[Any]) -> Path:
 
 
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json`."""
-    write_text(directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """Write `summary.json`: NaN and infinities, for which JSON has no word, are null, other objects their text."""
+    text = json.dumps(summary, default=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+    plain = json.loads(text, parse_constant=lambda word: None)
+    write_text(directory / SUMMARY, json.dumps(plain, indent=2) + "\n")
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
@@ -364,11 +366,9 @@ def _epoch(text: str, place: str) -> int:
 
 
 def _number(text: str, column: str, place: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"{place}: {column} is {text!r}, not a number.") from None
-    return value if math.isfinite(value) else math.nan
+    with suppress(ValueError):
+        return value if math.isfinite(value := float(text)) else math.nan
+    raise UserError(f"{place}: {column} is {text!r}, not a number.")
 
 
 def write_arrays(

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import time
 
 from lightning.pytorch import Callback
 from torch import nn
@@ -45,7 +46,8 @@ class KillAt(Callback):
 
     The moments are `batch EPOCH BATCH` (at its end), `requeue EPOCH BATCH` (where a checkpoint is saved first), `row
     EPOCH` (its rows are written, its first checkpoint is not), `saving EPOCH` (between its two checkpoints) and `epoch
-    EPOCH` (at its start); `signal EPOCH BATCH` sends SIGUSR1 instead. Epochs and batches count from 1.
+    EPOCH` (at its start); `signal EPOCH BATCH` sends SIGUSR1 instead, and
+    `wait EPOCH` waits at its start for a file `go on`. Epochs and batches count from 1.
     """
 
     def __init__(self):
@@ -61,6 +63,8 @@ class KillAt(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         self.saved = 0
         self._now("epoch", trainer.current_epoch + 1)
+        while self._is("wait", trainer.current_epoch + 1) and not os.path.exists("go on"):
+            time.sleep(0.05)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         here = trainer.current_epoch + 1, batch_idx + 1

@@ -52,3 +52,23 @@ def test_a_project_with_a_folder_callbacks_of_its_own_is_not_disturbed(wheel, tm
     )
     assert ended.returncode == 0, ended.stderr
     assert Path(ended.stdout.strip()).is_relative_to(site)
+
+
+def test_the_commit_of_somebody_elses_checkout_is_not_ours(wheel, tmp_path):
+    site = tmp_path / "site"
+    with ZipFile(wheel) as file:
+        file.extractall(site)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y.z"]
+
+    def commit():
+        code = "from lightning_depth.runs.provenance import git_commit; print(git_commit())"
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
+        return shown.stdout.decode().strip()
+
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    assert commit() == "None"
+    for words in (["add", "-f", "site"], ["commit", "-q", "-m", "ours among theirs"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    assert len(commit().removesuffix("+changes")) == 40

@@ -121,6 +121,16 @@ def test_a_summary_is_none_an_object_or_a_mistake_of_two_lines(tmp_path):
     assert results.read_summary(tmp_path) is None
     results.write_summary(tmp_path, {"run": "a"})
     assert results.read_summary(tmp_path) == {"run": "a"}
+    odd = {
+        "a": {"b": [float("nan"), 1.5, True]},
+        3: -float("inf"),
+        "path": tmp_path,
+        "none": None,
+        "np": [np.float32(2), np.int64(3)],
+    }
+    results.write_summary(tmp_path, odd)
+    said = {"a": {"b": [None, 1.5, True]}, "3": None, "path": str(tmp_path), "none": None, "np": [2.0, 3]}
+    assert results.read_summary(tmp_path) == said
     for torn, said in (('{"run": "a', "not a JSON file"), ("[1]", "a list where an object was expected")):
         (tmp_path / "summary.json").write_text(torn)
         with pytest.raises(UserError, match=said) as error:

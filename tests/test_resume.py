@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -268,3 +269,29 @@ def test_the_last_checkpoint_takes_a_twentieth_of_the_time_and_is_there_at_the_e
     assert save.epochs[-1] == save.saved_after == last
     assert len(save.epochs) < 5
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == last - 1
+
+
+def test_of_two_processes_that_go_on_with_one_run_the_second_is_refused(tmp_path):
+    config = tiny()
+    config["trainer"]["callbacks"] = [{"class_path": "tests.sabotage.KillAt"}]
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        written(config, tmp_path / folder)
+    words = ["--config", "tiny.yaml", "--run.root", tmp_path / "runs"]
+    more = ["fit", *words, "--ckpt_path", "last", "--trainer.max_epochs", "5"]
+    run = tmp_path / "runs" / "tiny"
+    assert command("fit", *words, cwd=tmp_path / "first").status == 0
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(command, *more, cwd=tmp_path / "first", KILL_AT="wait 5")
+        for _ in range(600):
+            if len(table(run, "metrics.csv")) == 4:
+                break
+            time.sleep(0.1)
+        second = command(*more, cwd=tmp_path / "second")
+        (tmp_path / "first" / "go on").touch()
+        assert second.status == 2
+        said = second.err[second.err.index("error: ") :].splitlines()
+        assert len(said) == 2
+        assert f"Another process is training in {run}" in said[0]
+        assert first.result().status == 0
+    assert [row["epoch"] for row in table(run, "metrics.csv")] == ["1", "2", "3", "4", "5"]

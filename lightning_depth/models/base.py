@@ -20,8 +20,8 @@ class AbstractModel(LightningModule, ABC):
     """A function from inputs to outputs that is fitted, validated and tested; how it is fitted is left open.
 
     A subclass implements `prepare`, `forward` and `training_step`. A model without a gradient (a regression that is
-    solved) sets `automatic_optimization = False` and leaves `configure_optimizers` out; networks that are trained by
-    one are `AbstractFamily`s.
+    solved) sets `automatic_optimization = False` and leaves `configure_optimizers` out; what it has found it keeps in
+    buffers, which checkpoints hold. Networks that are trained by a gradient are `AbstractFamily`s.
 
     The targets are classes (int64, one a sample), or numbers of any shape, which the model is to return. Logs
     `{train,val,test}/loss`, and `acc` where there are classes, once an epoch: means over all samples that were given to
@@ -61,6 +61,10 @@ class AbstractModel(LightningModule, ABC):
     def prepare(self, shapes: Shapes) -> None:
         """Make what depends on the shapes of the data; called once, when they are known."""
 
+    def configure_optimizers(self) -> Any:
+        """No optimizer, unless a subclass has one."""
+        return None
+
     # --- seed and shapes --------------------------------------------------------------------------------------------
 
     def use_run_seed(self, seed: int) -> None:
@@ -78,6 +82,8 @@ class AbstractModel(LightningModule, ABC):
         assert self._shapes is not None, "configure_model() finds the shapes"
         return self._shapes
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def configure_model(self) -> None:
         """Find the shapes, and make what depends on them (Lightning calls this after the data module's `setup`)."""
         if self._shapes is not None:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from lightning_depth.models.regularisers import LowRank, Regulariser, regularisa
 from lightning_depth.models.shapes import Shapes
 from lightning_depth.optimisers.derivative_free import AbstractDerivativeFree, Redraws
 from lightning_depth.seeds import derive
+
+_DRAWING = RLock()  # torch's global generator and default dtype are the whole process's
 
 
 def yang2020_sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -86,19 +89,22 @@ class AbstractFamily(AbstractModel):
         `draw` seeds.
         """
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def draw(self, seed: int, shapes: Shapes, *stream: str | int) -> nn.Module:
         """The network with its initial weights, of low rank and expanded where that is asked for.
 
-        The same arguments give the same network, in any process and any number of times: it is drawn in float32 on the
-        CPU, and torch's global generator is put back.
+        The same arguments give the same network, in any process and thread and any number of times: it is drawn in
+        float32 on the CPU, one at a time, and torch's global generator is put back. It can be trained, also where it is
+        drawn inside `torch.inference_mode()`.
 
         Args:
             seed: of the weights.
             shapes: of one sample.
             *stream: names another, independent network of the same seed, such as `"search", 3`.
         """
-        default = torch.get_default_dtype()
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            default = torch.get_default_dtype()
             torch.default_generator.manual_seed(derive(seed, "weights", *stream))
             torch.set_default_dtype(torch.float32)
             try:

@@ -80,7 +80,9 @@ def step(
 
 def advance(trainer: Trainer, steps: int) -> None:
     """Count steps that Lightning has not seen: for max_steps, loggers and random numbers."""
-    progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+    loop, automatic = trainer.fit_loop.epoch_loop, trainer.lightning_module.automatic_optimization
+    seen = loop.automatic_optimization.optim_progress.optimizer.step
+    progress = seen if automatic else loop.manual_optimization.optim_step_progress
     for count in (progress.total, progress.current):
         count.ready += steps
         count.completed += steps

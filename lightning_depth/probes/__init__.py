@@ -5,15 +5,6 @@ from lightning_depth.probes.probe import AbstractProbe, AbstractSampleProbe, Sch
 from lightning_depth.results import ArrayKey, Key, Reading, Split
 
 __all__ = [
-    "AbstractProbe",
-    "AbstractSampleProbe",
-    "ArrayKey",
-    "Key",
-    "Look",
-    "Picture",
-    "Reading",
-    "Schedule",
-    "Seen",
-    "Split",
-    "Value",
-]
+    "AbstractProbe", "AbstractSampleProbe", "ArrayKey", "Key", "Look", "Picture", "Reading", "Schedule", "Seen",
+    "Split", "Value",
+]  # fmt: skip

@@ -1,18 +1,45 @@
 """What a probe is given and what it gives: a look, a batch of a call, values and pictures."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from lightning_depth.errors import UserError
 from lightning_depth.probes.calls import Call
-from lightning_depth.results import Split
+from lightning_depth.results import Reading, Split
 
 Value = tuple[str, str, float] | tuple[str, str, float, float]
 """(layer, key, value), or (layer, key, value, at) on an axis of the probe's own; no layer: of the whole network."""
+
+
+def as_reading(epoch: int, probe: str, layer: Any, key: Any, value: Any, at: Any = None) -> Reading:
+    """A reading of what a probe yielded, of any kind of number; a UserError where a table could not hold it."""
+    check_text(probe, layer, key)
+    where = f"{key} of {layer or 'the network'}"
+    place = None if at is None else _number(probe, f"`at` of {where}", at)
+    return Reading(epoch, probe, layer, place, key, _number(probe, where, value))
+
+
+def check_text(probe: str, *names: Any) -> None:
+    """Raise a UserError where a layer's name or a key is not one line of text."""
+    for name in names:
+        if not isinstance(name, str) or re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
+            raise UserError(f"{probe}: a layer's name or a key must be one line of text, not {name!r}.")
+
+
+def _number(probe: str, what: str, value: Any) -> float:
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        if not isinstance(number, str | bytes):
+            return float(number)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise UserError(f"{probe}: {what} must be a number, not {' '.join(repr(value).split())[:80]}.")
 
 
 @dataclass(frozen=True)

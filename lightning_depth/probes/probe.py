@@ -22,6 +22,8 @@ from lightning_depth.results import ArrayKey, Declaration, Key, Reading, Split
 
 TRAIN_SAMPLES = 1000
 
+METRIC_NAMES = ("train", "val", "test", "train_eval", "epoch", "lr", "seconds")  # up to a slash: no probe's
+
 Schedule = int | Literal["geometric", "last"]
 
 
@@ -37,7 +39,7 @@ class AbstractProbe(Callback, ABC):
 
     Args:
         every: look after every so many epochs; `geometric`: after 1, 2, 4, 8, ... epochs; `last`: only after the last.
-            The last epoch is always looked at.
+            The last epoch is looked at too, where it is known before its validation to be the last (`ends_training`).
         layers: shell patterns on module names, such as `["*.conv1", "head"]`; None: the probe's own choice.
         name: what it is called in readings and logs; None: its class, as in `operator_norm`.
 
@@ -65,6 +67,7 @@ class AbstractProbe(Callback, ABC):
         self.name = snake_case(own) if name is None else name
         self.readings: list[Reading] = []
         self.pictures: list[Picture] = []
+        self.logged: set[str] = set()  # as what loggers have got readings
         self._samples: Samples | None = None
         self._pass: SharedPass | None = None
         self.warned: set[str] = set()
@@ -262,14 +265,25 @@ def probes_of(trainer: Trainer) -> list[AbstractProbe]:
 
 
 def check_names(callbacks: Iterable[object]) -> None:
-    """Raise a UserError where two probes have one name: their readings and states could not be told apart."""
+    """Raise a UserError where two probes have one name, or one has that of metrics: they could not be told apart."""
     named: dict[str, AbstractProbe] = {}
-    for probe in callbacks:
-        if isinstance(probe, AbstractProbe) and named.setdefault(probe.name, probe) is not probe:
-            raise UserError(
-                f"Two probes are called {probe.name}: their readings could not be told apart.\n"
-                f"Give one a name of its own, such as name: {probe.name}_2."
-            )
+    for probe in (callback for callback in callbacks if isinstance(callback, AbstractProbe)):
+        name = probe.name
+        if name in METRIC_NAMES:
+            wrong = f"A probe is called {name}: its readings could not be told from metrics.\nGive it another name"
+            raise UserError(f"{wrong}, such as name: {snake_case(type(probe).__name__)}.")
+        if named.setdefault(name, probe) is not probe:
+            wrong = f"Two probes are called {name}: their readings could not be told apart."
+            raise UserError(f"{wrong}\nGive one a name of its own, such as name: {name}_2.")
+
+
+def ends_training(trainer: Trainer) -> bool:
+    """Whether the epoch under way is known to be the last: by `max_epochs`, `max_steps`, or a stop that was asked for.
+
+    A goal and `max_time` ask for it at a step; `EarlyStopping` after a validation, too late for the look in it.
+    """
+    steps = 0 <= trainer.max_steps <= trainer.global_step
+    return trainer.should_stop or steps or trainer.current_epoch + 1 == trainer.max_epochs
 
 
 def check_samples(probe: AbstractProbe, split: str, samples: int | None) -> None:
@@ -296,6 +310,6 @@ def _begin(samples: Samples, network: LightningModule, batch: Any) -> SharedPass
     trainer = samples.trainer
     fitting = trainer.state.fn == "fit"
     epoch = trainer.current_epoch + (1 if fitting else 0)
-    last = not fitting or trainer.should_stop or epoch == trainer.max_epochs
+    last = not fitting or ends_training(trainer)
     due = [probe for probe in probes_of(trainer) if probe.is_due(epoch, last)]
     return SharedPass(network, due, samples, epoch, batch) if due else None

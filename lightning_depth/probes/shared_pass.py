@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 from lightning_depth.errors import UserError
 from lightning_depth.layers.convolutions import guarded
 from lightning_depth.probes.calls import INPUT, Call, first_tensor, trace
-from lightning_depth.probes.look import Look, Seen
+from lightning_depth.probes.look import Look, Seen, as_reading, check_text
 from lightning_depth.probes.samples import Samples, count_classes, loader_of, unpack
 from lightning_depth.probes.undisturbed import same_randomness
 from lightning_depth.results import Reading, Split
@@ -176,15 +176,20 @@ class SharedPass:
         for probe in self.probes:
             epoch, name = self.look.epoch, probe.name
             with self._at_work(probe):
-                values = [(layer, at[0] if at else None, key, v) for layer, key, v, *at in probe.measure(self.look)]
+                readings = [
+                    as_reading(epoch, name, layer, key, value, *at[:1])
+                    for layer, key, value, *at in probe.measure(self.look)
+                ]
                 pictures = list(probe.draw())
-            if not (values or pictures or any("no reading" in message for message in probe.warned)):
+                check_text(name, *(text for picture in pictures for text in (picture.layer, picture.key)))
+            if not (readings or pictures or any("no reading" in message for message in probe.warned)):
                 probe.say_once("no reading: it found nothing in this network that it reads.")
-            values.append(("", None, "seconds", self.seconds[probe]))
-            probe.readings, probe.pictures = [Reading(epoch, name, *value) for value in values], pictures
+            seconds = Reading(epoch, name, "", None, "seconds", self.seconds[probe])
+            probe.readings, probe.pictures = [*readings, seconds], pictures
             for reading in probe.readings:
-                value = torch.tensor(reading.value, dtype=torch.float64)
-                self.network.log(probe.logged_as(reading), value, sync_dist=False, rank_zero_only=True)
+                value, key = torch.tensor(reading.value, dtype=torch.float64), probe.logged_as(reading)
+                probe.logged.add(key)
+                self.network.log(key, value, sync_dist=False, rank_zero_only=True)
 
 
 def _real(values: Tensor) -> Tensor:

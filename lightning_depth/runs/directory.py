@@ -10,8 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_depth.errors import UserError
 from lightning_depth.results import CONFIG, METRICS, read_config, read_summary
@@ -144,6 +145,30 @@ def claim(root: Path, name: str, folder: str = "checkpoints") -> Path:
         reason = f"{error.strerror}.\nChoose another with --run.root."
         raise UserError(f"Cannot write the run directory {root / name}: {reason}") from error
     raise AssertionError("an endless iterator ended")
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that train one network, before Lightning has counted them."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(rank, "0")) == 0 for rank in ranks)
+
+
+def lock(run: Run) -> FileLock:
+    """The lock of a run's directory, held by the first of the processes that train in it until it ends in any way.
+
+    A `UserError` where another run of the program holds it. A drive that cannot lock is used without.
+    """
+    held = FileLock(run.directory / ".lock")
+    try:
+        if is_first_process():
+            # After a node has failed, a network drive holds its locks for another minute or two.
+            held.acquire(timeout=120 if _requeued() else 0)
+    except Timeout as error:
+        hint = "Wait until it has ended, or leave out --ckpt_path to start a run of its own."
+        raise UserError(f"Another process is training in {run.directory}.\n{hint}") from error
+    except (OSError, NotImplementedError) as error:
+        rank_zero_warn(f"{run.directory} cannot be locked ({error}): see that no other process trains in it.")
+    return held
 
 
 def runs_named(root: Path, name: str) -> list[Path]:

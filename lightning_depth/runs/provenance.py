@@ -71,14 +71,15 @@ def describe_data(trainer: Trainer) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with `+changes` where it was edited; None elsewhere."""
-    here = Path(lightning_depth.__file__).parent
+    """The commit of the checkout that tracks this very file, with `+changes` where it was edited; None elsewhere."""
+    said = []
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+        for words in (f"ls-files --error-unmatch {Path(__file__).name}", "rev-parse HEAD", "status --porcelain"):
+            git, here = ["git", *words.split()], Path(__file__).parent
+            said.append(subprocess.run(git, cwd=here, capture_output=True, text=True, check=True).stdout.strip())
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    return said[1] + ("+changes" if said[2] else "")
 
 
 def device_name(trainer: Trainer) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -87,7 +88,7 @@ class RunRecord(Checkpoint):
         row = {"epoch": trainer.current_epoch + 1, **_values(trainer, probes, stale)}
         for index, optimizer in enumerate(trainer.optimizers):
             if optimizer.param_groups:  # Lightning's stand-in has none, where a model has no optimizer
-                row["lr" if index == 0 else f"lr-{index}"] = optimizer.param_groups[0]["lr"]
+                row["lr" if index == 0 else f"lr-{index}"] = float(optimizer.param_groups[0]["lr"])
         row["seconds"] = round(time.perf_counter() - self._epoch_start, 3)
         self.metrics.append([row])
         self._seconds.append(row["seconds"])
@@ -169,9 +170,8 @@ def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
 
 
 def _values(trainer: Trainer, probes: list[AbstractProbe], stale: Collection[str]) -> dict[str, float]:
-    hidden = tuple(f"{probe.name}/" for probe in probes)
-    logged = trainer.callback_metrics.items()
-    found = {key: float(value) for key, value in logged if key not in {"epoch", *stale} and not key.startswith(hidden)}
+    hidden = {"epoch", *stale}.union(*(probe.logged for probe in probes))
+    found = {key: float(value) for key, value in trainer.callback_metrics.items() if key not in hidden}
     first = [key for key in ("train/loss", "train/acc", "val/loss", "val/acc") if key in found]
     return {key: found[key] for key in [*first, *(k for k in found if k not in first)]}
 
@@ -181,9 +181,9 @@ def _metrics_of(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def _first_best(rows: list[dict[str, float]], key: str, direction: Direction) -> dict[str, float]:
-    """The row of the first epoch with the best value of a metric."""
-    choose = max if direction == "max" else min
-    return choose((row for row in rows if key in row), key=lambda row: row[key])
+    """The row of the first epoch with the best value of a metric: a number, where it ever is one."""
+    sign = 1 if direction == "max" else -1
+    return max((row for row in rows if key in row), key=lambda row: (isfinite(row[key]), sign * row[key]))
 
 
 def _at_best_train(rows: list[dict[str, float]], direction_of: Mapping[str, Direction]) -> dict[str, float | int]:

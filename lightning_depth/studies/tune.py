@@ -191,7 +191,7 @@ class _Loop:
         if metric not in final:
             hint = near(metric, final) or f"\nThere are {', '.join(final)}."
             raise UserError(f"--tune.metric {metric}: the fits have no such metric.{hint}")
-        value = float(final[metric])
+        value = math.nan if final[metric] is None else float(final[metric])
         source = summary["data"].get("source", summary["data"]["requested"])
         data = str(source).split(f": fold {fold} of")[0].split(f"; fold {fold} of")[0]
         return metric, value if math.isfinite(value) else None, data

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lightning_depth.probes.probe import ends_training
 from lightning_depth.results import atomic_file
 from lightning_depth.training import signals
 
@@ -47,9 +48,10 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epochs = trainer.current_epoch + 1
-        ends = trainer.should_stop or epochs == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step
         start = time.perf_counter()
-        if trainer.strategy.reduce_boolean_decision(ends or signals.pending or start >= self._due, all=False):
+        if trainer.strategy.reduce_boolean_decision(
+            ends_training(trainer) or signals.pending or start >= self._due, all=False
+        ):
             super().on_train_epoch_end(trainer, pl_module)
             saved = time.perf_counter()
             self.saved_after, self._due = epochs, saved + (saved - start) / self.share

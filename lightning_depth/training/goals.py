@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractModel
 from lightning_depth.models.losses import SampleMean
+from lightning_depth.probes.probe import ends_training
 from lightning_depth.probes.undisturbed import undisturbed
 from lightning_depth.training.guards import broadcast_buffers
 
@@ -18,10 +20,13 @@ Judge = Literal["running", "current"]
 
 
 class Goals(Callback):
-    """Stops once the training split is fitted, and sees that the last epoch is validated, whichever it is.
+    """Stops once the training split is fitted, and sees that the last epoch is validated.
 
-    Goals are judged after the last step of an epoch and before its validation, so that probes know that their look is
-    the last. `stopped_by` is the goal that was reached, or None.
+    Whatever `check_val_every_n_epoch` says, the last epoch is validated, and probes know that their look is the last,
+    where the end is known by the epoch's last step: a goal (judged after that step and before the validation),
+    `max_epochs`, `max_steps` and `max_time`. In the middle of an epoch, `max_time` ends with a validation, `max_steps`
+    only where `val_check_interval` has one at that step. An end that follows from a validation or comes after it
+    (`EarlyStopping`) makes none. `stopped_by` is the goal that was reached, or None.
 
     The means of an epoch as it went by (`running`, what is logged as `train/loss` and `train/acc`) are taken before
     each step, in train mode, on augmented images: at a high rate they may never reach 1. `current` evaluates the
@@ -55,6 +60,8 @@ class Goals(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_by, self._judged = None, 0
+        # max_time is looked at first: Lightning appends its timer.
+        trainer.callbacks = sorted(trainer.callbacks, key=lambda c: not isinstance(c, Timer))  # type: ignore[attr-defined]
         if self.train_acc is None and self.train_loss is None and self.judge == "running":
             return
         if not isinstance(pl_module, AbstractModel):
@@ -65,11 +72,10 @@ class Goals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_last_batch:
-            return
-        self._check(trainer, pl_module)
-        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if last and trainer.check_val_every_n_epoch not in (None, 1):
+        if trainer.is_last_batch:
+            self._check(trainer, pl_module)
+        ends = trainer.is_last_batch or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if ends and ends_training(trainer) and trainer.check_val_every_n_epoch not in (None, 1):
             self._check_val_every_n_epoch, trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch, 1
 
     # Where a run goes on after the last step of an epoch, that step is not taken again.
@@ -99,7 +105,7 @@ class Goals(Callback):
             return
         self._judged, self._current = epoch, {}
         due = epoch % self.every == 0
-        if self.judge == "current" and (due or epoch == trainer.max_epochs):
+        if self.judge == "current" and (due or ends_training(trainer)):
             self._current = train_eval(trainer, pl_module)
         if due and (goal := self._reached(pl_module)) is not None:
             trainer.should_stop, self.stopped_by = True, goal

@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_depth.errors import UserError
 from lightning_depth.layers.convolutions import guarded, is_guarded
-from lightning_depth.models.steps_at_once import steps_of
+from lightning_depth.models.steps_at_once import advance, steps_of
 from lightning_depth.seeds import derive
 
 
@@ -80,6 +80,12 @@ class StepSeed(Callback):
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # Lightning counts steps of optimizers: without one there would be no next step, and no checkpoint to save.
+        if trainer.global_step == self._step and not any(o.param_groups for o in trainer.optimizers):
+            advance(trainer, 1)
 
 
 class SyncBuffers(Callback):

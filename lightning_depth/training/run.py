@@ -25,7 +25,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.models.base import AbstractModel
 from lightning_depth.probes.probe import check_names
 from lightning_depth.results import write_config
-from lightning_depth.runs.directory import Run, discard
+from lightning_depth.runs.directory import Run, discard, is_first_process, lock
 from lightning_depth.runs.record import RunRecord
 from lightning_depth.seeds import Seeded
 from lightning_depth.training.checkpoints import AtomicCheckpoints, LastCheckpoint
@@ -80,7 +80,7 @@ def run(
         UserError: anything that the user can mend. Where no epoch was finished, a new run's directory goes again.
         OSError: the disk is full.
     """
-    trainer = None
+    trainer, held = None, None if run is None else lock(run)
     try:
         model: LightningModule = _made(config, "model")
         if isinstance(model, Seeded):
@@ -103,6 +103,8 @@ def run(
         raise
     finally:
         restore_loaders()
+        if held is not None:
+            held.release()
 
 
 def _remembering(values: Mapping[str, Any]) -> Callable[..., Any]:
@@ -153,7 +155,7 @@ def _trainer(
     arguments["plugins"] = [*plugins, SLURMEnvironment(auto_requeue=False)] if on_slurm else plugins
     if run is not None:
         arguments["default_root_dir"] = str(run.directory)
-        if int(os.environ.get("SLURM_PROCID", "0")) == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
+        if is_first_process():
             if run.checkpoint is None:
                 write_config(run.directory, run.config)
             rank_zero_info(f"run directory: {run.directory}")

@@ -12,6 +12,7 @@ from lightning_depth.errors import UserError
 from lightning_depth.layers.expansion import ExpandedLayer, collapse, expand
 from lightning_depth.models.family import AbstractFamily
 from lightning_depth.models.regularisers import chosen_weights, penalty, regularisation, truncate
+from lightning_depth.probes.probe import ends_training
 from lightning_depth.runs.record import RunRecord
 from lightning_depth.training.goals import Goals
 
@@ -249,6 +250,33 @@ def test_the_last_epoch_is_validated_whichever_it_is(goals, validated, tmp_path)
     assert [int(row["epoch"]) for row in rows if row["val/acc"]] == validated
     assert [int(row["epoch"]) for row in rows if row["val/loss"]] == validated
     assert all(row["train/acc"] for row in rows)
+
+
+class Known(Callback):
+    """Whether a probe knows, at each validation, that training ends with this epoch."""
+
+    def __init__(self):
+        self.at = []
+
+    def on_validation_start(self, trainer, pl_module):
+        self.at.append((trainer.current_epoch + 1, trainer.global_step, ends_training(trainer)))
+
+
+@pytest.mark.parametrize(
+    ("ends", "looks"),
+    [
+        ({"max_steps": 20}, [(3, 15, False), (4, 20, True)]),
+        ({"max_steps": 17}, [(3, 15, False)]),
+        ({"max_steps": 17, "val_check_interval": 2}, [(3, 12, False), (3, 14, False), (4, 17, True)]),
+        ({"max_time": {"milliseconds": 1}}, [(1, 1, True)]),
+    ],
+)
+def test_the_last_epoch_is_validated_and_looked_at_where_its_end_is_known(ends, looks, tmp_path):
+    probe, known, data = WeightDistance(every="last"), Known(), Signs(train_samples=40, test_samples=10, batch_size=8)
+    _, trainer = fitted(tmp_path, data, 8, [probe, known], {"check_val_every_n_epoch": 3, **ends})
+    assert trainer.check_val_every_n_epoch == 3
+    assert known.at == looks
+    assert {reading.epoch for reading in probe.readings} == {epoch for epoch, _, last in looks if last}
 
 
 def test_a_goal_that_is_reached_at_the_cap_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """A network is a function of arguments, shapes and a seed; nothing else of its process matters."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,28 @@ def test_the_same_arguments_draw_the_same_network_any_number_of_times(name):
     assert family.net is None
     outputs = first.eval()(torch.zeros(2, *shapes.input))
     assert outputs.flatten(1).shape == (2, shapes.outputs)
+
+
+def test_threads_draw_what_each_would_draw_alone():
+    family, seeds = MLP(depth=4, width=60), [0, 1, 2, 3] * 8
+    alone = [flat(family.draw(seed, IMAGES)) for seed in range(4)]
+    outside = torch.random.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda seed: flat(family.draw(seed, IMAGES)), seeds))
+    assert all(torch.equal(drawn, alone[seed]) for seed, drawn in zip(seeds, together, strict=True))
+    assert torch.equal(torch.random.get_rng_state(), outside)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_is_drawn_in_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        model = MLP(depth=1, width=5, low_rank={"rank": 2}, expansion={"factor": 2}, input_shape=(6,), num_classes=3)
+        model.configure_model()
+        start = model.initial_state()
+    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers(), *start.values()))
+    assert dict.fromkeys(start, True) == {n: torch.equal(p, start[n]) for n, p in model.named_parameters()}
+    model(torch.ones(2, 6)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_one_family_draws_networks_of_several_shapes():

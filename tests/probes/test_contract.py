@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lightning_depth.probes import AbstractProbe, ArrayKey, Key, Picture
 from lightning_depth.probes.probe import check_samples, snake_case
 from lightning_depth.results import Table
 from lightning_depth.runs.probing import write_looks
+from lightning_depth.runs.record import RunRecord
 from tests.probes.foreign import Data, Foreign, convnet, loaders, readings, trainer, validated
 from tests.probes.looks import PROBES
 from tests.probes.test_conformance import make
@@ -49,6 +51,75 @@ def test_two_probes_of_one_name_are_refused_with_a_word_on_how_to_name_them():
         with pytest.raises(UserError, match=r"Two probes are called (\w+): .*\nGive .* name: \1_2") as error:
             trainer(two).fit(convnet(), *loaders())
         assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test", "train_eval", "epoch"])
+def test_a_probe_may_not_be_called_as_metrics_are(name):
+    said = rf"A probe is called {name}: .*\nGive it another name, .*: operator_norm\."
+    with pytest.raises(UserError, match=said) as error:
+        trainer([OperatorNorm(name=name)]).fit(convnet(), *loaders())
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_metrics_under_the_name_of_a_probe_stay_in_the_table(tmp_path):
+    class Mine(Foreign):
+        def validation_step(self, batch, batch_idx):
+            self.log("spectral/gap", 1.0)
+
+    record = RunRecord(tmp_path, {}, {})
+    fit = trainer([OperatorNorm(name="spectral", every=2)], max_epochs=3)
+    fit.callbacks.append(record)
+    fit.fit(Mine(convnet().model), *loaders())
+    rows = record.metrics.rows()
+    assert [row["spectral/gap"] for row in rows] == ["1.0"] * 3
+    assert rows[0].keys() == {"epoch", "spectral/gap", "lr", "seconds"}
+
+
+# --- what it yields ---------------------------------------------------------------------------------------------------
+
+
+class Yields(AbstractProbe):
+    """Yields what it is given."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.values = values
+
+    def measure(self, look):
+        yield from self.values
+
+
+def test_numbers_of_any_kind_come_back_from_the_table_as_numbers(tmp_path):
+    kinds = [3, True, np.float32(0.5), np.int64(7), np.bool_(True), torch.tensor(3.0), torch.tensor([2]), np.array(4.0)]
+    kinds += [torch.tensor(1.5, dtype=torch.bfloat16), Fraction(1, 4)]
+    probe, table = Yields(*(("a,b", f"k{i}", kind, kind) for i, kind in enumerate(kinds))), tmp_path / "readings.csv"
+    validated(convnet(), probe)
+    write_looks(tmp_path, Table(table, results.Reading._fields), [probe], 0)
+    assert results.read_readings(tmp_path) == probe.readings
+    expected = [float(kind) for kind in kinds]
+    assert [(r.value, r.at) for r in probe.readings[:-1]] == list(zip(expected, expected, strict=True))
+    assert {type(number) for r in probe.readings for number in (r.value, r.at)} == {float, type(None)}
+
+
+BAD = [None, "3", b"3", 1j, np.complex64(1), torch.tensor(1j), torch.ones(2), np.ones(2), [1.0]]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=range(len(BAD)))
+def test_what_is_no_number_is_refused_by_name(bad):
+    with pytest.raises(UserError, match=r"yields: size of fc must be a number, not ") as error:
+        validated(convnet(), Yields(("fc", "size", bad)))
+    assert len(str(error.value).splitlines()) == 1
+    if bad is not None:  # no place
+        with pytest.raises(UserError, match=r"yields: `at` of size of the network must be a number"):
+            validated(convnet(), Yields(("", "size", 1.0, bad)))
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "a\rb", "\0", "\x1b[0m", "\x85", "\udc80", None, 3], ids=ascii)
+def test_names_that_no_table_holds_are_refused_at_the_yield(bad):
+    for values in ((bad, "size", 1.0), ("fc", bad, 1.0)):
+        with pytest.raises(UserError, match=r"yields: a layer's name or a key must be one line of text") as error:
+            validated(convnet(), Yields(values))
+        assert len(str(error.value).splitlines()) == 1
 
 
 CONFIG = """
