@@ -180,7 +180,7 @@ def top_singular_values(
         v: the first vectors, of unit norm.
         m: numbers in A x.
         rtol: relative error of the values.
-        max_iterations: most steps, but for two; a map that has not converged by then is returned as it stands.
+        max_iterations: most steps, at least 2; a map that has not converged by then is returned as it stands.
         share: of the first vector in the start, beside that of the vector found, down to which it is not missed.
         random: whether v has a share of about n^(-1/2) of every vector.
         name: what is not finite, in the error.
