@@ -200,7 +200,15 @@ def jacobian_norm(
                 residuals, steps = torch.zeros_like(values), 0
             else:
                 values, residuals, steps, right = top_singular_values(
-                    jacobian.forward, jacobian.transpose, v, jacobian.rows, rtol, max_iterations, RANDOM_SHARE, _NAME
+                    jacobian.forward,
+                    jacobian.transpose,
+                    v,
+                    jacobian.rows,
+                    rtol,
+                    max_iterations,
+                    RANDOM_SHARE,
+                    start is None,
+                    _NAME,
                 )
                 vectors = right[:, 0]
             parts.append((values.to(v.device), residuals.to(v.device), vectors.to(inputs.dtype)))

@@ -60,9 +60,8 @@ RANDOM_SHARE, _WARM_SHARE = 0.02, 0.1
 _DISAGREEMENT = 1e-3
 
 
-def _direction(w: Tensor, norm: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm and direction of each row, both zero where it is round-off beside `scale`: its Krylov space is exhausted."""
-    spent = norm <= 100 * torch.finfo(w.dtype).eps * scale  # not so for NaN, which must not pass for zero
+def _direction(w: Tensor, norm: Tensor, spent: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm and direction of each row, both zero where it is spent."""
     return norm.masked_fill(spent, 0.0), w / norm.masked_fill(spent, torch.inf)[:, None]
 
 
@@ -75,13 +74,11 @@ def beside_noise(warm: Float[Tensor, "b n"], random: Float[Tensor, "b n"], noise
     return unit_rows(unit_rows(warm) + noise * unit_rows(random))
 
 
-def _orthogonalised(w: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """What of each row lies along the vectors seen, (b, k), and the row without it."""
+def _orthogonalised(w: Tensor, seen: Tensor) -> Tensor:
+    """Each row without what lies along the vectors seen, (b, k, n)."""
     if len(w) == 1:  # a matrix by a vector is a third faster on CPUs when it is not a batch of one
-        along = seen[0] @ w[0]
-        return along[None], torch.addmv(w[0], seen[0].mT, along, alpha=-1)[None]
-    along = torch.bmm(seen, w[:, :, None])
-    return along[..., 0], torch.baddbmm(w[:, None], along.mT, seen, alpha=-1)[:, 0]
+        return torch.addmv(w[0], seen[0].mT, seen[0] @ w[0], alpha=-1)[None]
+    return torch.baddbmm(w[:, None], torch.bmm(seen, w[:, :, None]).mT, seen, alpha=-1)[:, 0]
 
 
 def _unit(images: Tensor) -> Tensor | None:
@@ -91,7 +88,7 @@ def _unit(images: Tensor) -> Tensor | None:
 
 
 class _Ritz(NamedTuple):
-    """Of b bidiagonals B = P diag(theta) Q^T: theta_1, its relative residual, the growth G of `top_singular_values`.
+    """Of b bidiagonals B = P diag(theta) Q^T: theta_1, its relative residual, G and q_1 of `top_singular_values`.
 
     With v = V q and u = U p: A v = theta u and A^T u = theta v + beta_k p_k v_{k+1}, so the residual is beta_k |p_k|.
     """
@@ -99,10 +96,11 @@ class _Ritz(NamedTuple):
     values: Tensor
     residuals: Tensor
     growth: Tensor
+    first: Tensor
     left: Tensor
 
 
-def _ritz(alphas: Tensor, betas: Tensor, rtol: float) -> _Ritz:
+def _ritz(alphas: Tensor, betas: Tensor, rtol: float, round_off: float) -> _Ritz:
     """P are the eigenvectors of B B^T, at half the cost of the singular value decomposition."""
     diagonal = alphas.square()
     diagonal[:, :-1] += betas[:, :-1].square()
@@ -111,10 +109,11 @@ def _ritz(alphas: Tensor, betas: Tensor, rtol: float) -> _Ritz:
     top = squares[:, -1:].clamp_min(0)
     values = top[:, 0].sqrt()
     # G = prod_{i > 1} (t - theta_i^2) / (theta_1^2 - theta_i^2),   t = (1 + rtol)^2 theta_1^2
-    growth = (1 + (2 + rtol) * rtol * top / (top - squares[:, :-1])).prod(1)
+    growth = (1 + (2 + rtol) * rtol * top / (top - squares[:, :-1]).clamp_min(round_off * top)).prod(1)
     residuals = betas[:, -1] * left[:, -1, -1].abs() / values
     zero = values == 0
-    return _Ritz(values, residuals.masked_fill(zero, 0), growth.masked_fill(zero, 1), left)
+    first = (alphas[:, 0] * left[:, 0, -1]).abs() / values
+    return _Ritz(values, residuals.masked_fill(zero, 0), growth.masked_fill(zero, 1), first.masked_fill(zero, 0), left)
 
 
 def _right(left: Tensor, alphas: Tensor, betas: Tensor) -> Tensor:
@@ -130,6 +129,7 @@ class _Look(NamedTuple):
     next: int = 2
     last: int = 0
     excess: float = 0.0
+    spent: bool = False
 
     def after(self, k: int, excess: float) -> "_Look":
         """The look after that at step k, when the residual was e^excess of what is enough.
@@ -148,6 +148,7 @@ def top_singular_values(
     rtol: float,
     max_iterations: int,
     share: float,
+    random: bool,
     name: str,
 ) -> TopSingularValues:
     r"""The largest singular value of each of b linear maps by Golub-Kahan-Lanczos bidiagonalisation, in one batch.
@@ -158,15 +159,20 @@ def top_singular_values(
 
     What may be missed is a singular value with too small a share in the start. Since v_{k+1} = p_k(A^T A) v_1 has unit
     norm, p_k the polynomial with the zeros theta_i^2 = sigma_i(B_k)^2, a vector of singular value (1 + rtol) value or
-    more has at most the share 1 / |p_k(t)|, t = (1 + rtol)^2 value^2, in v_1 (Hochstenbach 2013). Beside the share of v
-    that is at most `share` as soon as
+    more has at most the share 1 / |p_k(t)|, t = (1 + rtol)^2 value^2, in v_1 (Hochstenbach 2013). Beside the share q
+    of v that is at most `share` as soon as
 
         residual <= 2 rtol share G,   G = prod_{i > 1} (t - theta_i^2) / (value^2 - theta_i^2) >= 1
 
-    and a residual of rtol / 4. That is where a map has converged. A random start falls short of the share with
-    probability (2 / pi) share for the singular value in question, which must be a few rtol above the next (further up
-    it would be seen earlier, further down it does no harm): of maps with 1 and 1 - g rtol, g from 1.5 to 3, one in 200
-    is missed with a share of 0.02, one in 40 at a residual of rtol / 4 alone, one in 3 at 2 rtol.
+    and a residual of rtol / 4. That is where a map has converged. A vector has a share of about n^(-1/2) in a random
+    start, but q may be up to 1 where a value is repeated (near an orthogonal layer): the residual must then be less, by
+    q n^(1/2). Where that is below round-off, the next step must find round-off again: its direction holds what the
+    start has of a vector not found, magnified by 2 rtol / round-off (which no restart at random would do).
+
+    A random start falls short of the share with probability (2 / pi) share, for a singular value that is a few rtol
+    above the next (further up it would be seen earlier, further down it does no harm): of maps with 1 and 1 - g rtol, g
+    from 1.5 to 3, one in 200 is missed with a share of 0.02, one in 40 at a residual of rtol / 4 alone, one in 3 at
+    2 rtol.
 
     Args:
         forward: (b, n) -> (b, m), each row x -> A x with its own A.
@@ -174,8 +180,9 @@ def top_singular_values(
         v: the first vectors, of unit norm.
         m: numbers in A x.
         rtol: relative error of the values.
-        max_iterations: most steps; a map that has not converged by then is returned as it stands.
+        max_iterations: most steps, at least 2; a map that has not converged by then is returned as it stands.
         share: of the first vector in the start, beside that of the vector found, down to which it is not missed.
+        random: whether v has a share of about n^(-1/2) of every vector.
         name: what is not finite, in the error.
 
     Raises ValueError if a product is NaN or infinite, or `forward` and `transpose` belong to different matrices. Cost:
@@ -184,13 +191,13 @@ def top_singular_values(
 
     >>> values = torch.linspace(0, 3, 50).double()
     >>> found = top_singular_values(lambda x: x * values, lambda y: y * values, torch.ones(1, 50).double() / 50**0.5,
-    ...                             50, rtol=1e-6, max_iterations=50, share=0.02, name="the product")
+    ...                             50, rtol=1e-6, max_iterations=51, share=0.02, random=True, name="the product")
     >>> found.values.round(decimals=6)
     tensor([3.], dtype=torch.float64)
     """
     b, n = v.shape
-    # B is complete after n steps, or m and one more that ends in alpha = 0.
-    limit = min(max_iterations, n, m + 1)
+    # After the first step, B is complete after n more, or m and one more that ends in alpha = 0.
+    limit = min(max(1, max_iterations - 1), n, m + 1)
     round_off = min(2 * rtol, 20 * torch.finfo(v.dtype).eps)
     values, residuals = torch.zeros(2, b, dtype=torch.float64)
     right = v.new_zeros(b, len(_LEADING), n)
@@ -199,28 +206,34 @@ def top_singular_values(
     u = v.new_zeros(b, m)
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
-    scale = beta = slip = v.new_zeros(b)
-    unit = None
+    scale = beta = v.new_zeros(b)
+    w = forward(v)
+    unit = _unit(w)
+    # v_1 along A^T A v, which has no part in the null space of A: beside that A v_2 could be round-off.
+    back = transpose(unit_rows(w))
+    one = 1 if unit is None else unit
+    slip = ((v * (back / one)).sum(1) - lengths(w / one)).abs()
+    v = torch.where(back.any(1, keepdim=True), unit_rows(back), v)
     for k in range(1, limit + 1):
         if k > basis.shape[1]:
             basis = torch.cat([basis, basis.new_empty(b, min(k - 1, limit - k + 1), n)], dim=1)
         basis[:, k - 1] = v
         # alpha_k u_k = A v_k - beta_{k-1} u_{k-1}
         w = forward(v)
-        unit = _unit(w) if k == 1 else unit
         w = torch.addcmul(w if unit is None else w / unit, u, beta[:, None], value=-1)
         alpha = torch.linalg.vector_norm(w, dim=1)
         scale = torch.maximum(scale, alpha)
-        alpha, u = _direction(w, alpha, scale)
+        floor = 100 * torch.finfo(v.dtype).eps * scale
+        alpha, u = _direction(w, alpha, alpha <= floor)  # not so for NaN, which must not pass for zero
         # beta_k v_{k+1} = A^T u_k - alpha_k v_k, orthogonal to every earlier v
         w = transpose(u)
         w = torch.addcmul(w if unit is None else w / unit, v, alpha[:, None], value=-1)
         before = torch.linalg.vector_norm(w, dim=1)
-        along, w = _orthogonalised(w, basis[:, :k])
+        w = _orthogonalised(w, basis[:, :k])
         beta = torch.linalg.vector_norm(w, dim=1)
-        # Only round-off lies along earlier v, unless u was round-off itself: the Krylov space is then exhausted.
-        beta, v = _direction(w, torch.where(2 * beta < before, 0.0, beta), scale)
-        slip = along[:, 0].abs() if k == 1 else slip
+        # Only round-off lies along earlier v, unless u was round-off itself: the Krylov space is then exhausted. A w
+        # that is small by itself goes on: it holds what little the start has of a vector not yet found, magnified.
+        beta, v = _direction(w, beta, (beta == 0) | (2 * beta < before) & (before > floor))
         alphas.append(alpha)
         betas.append(beta)
         looked = [i for i in running if k >= looks[i].next or k == limit]
@@ -231,21 +244,25 @@ def top_singular_values(
         if (scalars[-1] > _DISAGREEMENT * scalars[-2]).any():
             raise ValueError(f"{name} and its transpose disagree: is it the same at each call (no dropout)?")
         a, b_ = scalars[:k].mT, scalars[k : 2 * k].mT
-        ritz = _ritz(a[looked], b_[looked], rtol)
-        enough = (2 * rtol * share * ritz.growth).clamp_max(rtol / 4).clamp_min(round_off)
+        ritz = _ritz(a[looked], b_[looked], rtol, round_off)
+        found_share = (ritz.first * n**0.5).clamp_min(1) if random else 1
+        enough = (2 * rtol * share * ritz.growth / found_share).clamp_max(rtol / 4)
         for j, i in enumerate(looked):
             values[i], residuals[i] = ritz.values[j], ritz.residuals[j]
-            if residuals[i] <= enough[j] or k == limit:
+            spent = bool(residuals[i] <= round_off)
+            if residuals[i] <= enough[j] or k == limit or (spent and looks[i].spent):
                 coefficients = _right(ritz.left[j], a[i], b_[i]).to(v)
                 right[i, : len(coefficients)] = coefficients @ basis[i, :k]
                 running.remove(i)
+            elif spent:
+                looks[i] = _Look(k + 1, spent=True)
             else:
                 looks[i] = looks[i].after(k, math.log(float(residuals[i] / enough[j])))
         if not running:
             break
     if unit is not None:
         values *= unit[:, 0].double().cpu()
-    return TopSingularValues(values, residuals, k, right)
+    return TopSingularValues(values, residuals, k + 1, right)
 
 
 def _check_start(operator: LinearOperator, start: Tensor) -> None:
@@ -364,6 +381,7 @@ def operator_norm(
             rtol,
             max_iterations,
             RANDOM_SHARE if start is None else _WARM_SHARE,
+            start is None,
             "the operator's answer",
         )
     ends = unit_rows(right[:1]), _leading(right)

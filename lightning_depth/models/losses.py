@@ -1,5 +1,6 @@
 """Losses and hits of single samples, under any number of leading replica axes, and their mean over a split."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -31,7 +32,8 @@ def sample_losses(
         shapes: of one sample.
 
     Raises:
-        UserError: outputs or targets have other shapes, or targets that are classes are floating-point.
+        UserError: outputs or targets have other shapes, or targets that are classes are no whole numbers, or (on the
+            CPU: a look at each batch would make a GPU wait) are not 0 .. classes - 1.
 
     >>> import torch
     >>> sample_losses("mse", torch.zeros(1, 4), torch.tensor([2]), Shapes((3,), classes=4))
@@ -40,7 +42,9 @@ def sample_losses(
     leading = _leading(outputs, targets, shapes)
     if shapes.target is not None:
         # mean_k (f_k - y_k)^2
-        return (outputs.reshape(*leading, -1) - targets.reshape(*leading, -1)).square().mean(dim=-1)
+        entries = math.prod(shapes.target)
+        return (outputs.reshape(*leading, entries) - targets.reshape(*leading, entries)).square().mean(dim=-1)
+    targets = targets.long()
     if loss == "mse":
         # (1/c) |f - e_y|^2
         one_hot = F.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
@@ -65,7 +69,7 @@ def _leading(outputs: Tensor, targets: Tensor, shapes: Shapes) -> torch.Size:
     if shapes.target is None:
         leading = targets.shape
         fits = outputs.shape[:-1] == leading and outputs.shape[-1:] >= (shapes.outputs,)
-        fits = fits and not targets.is_floating_point()
+        fits = fits and not targets.is_floating_point() and not targets.is_complex()
     else:
         axes = targets.dim() - len(shapes.target)
         leading = targets.shape[: max(axes, 0)]
@@ -77,6 +81,13 @@ def _leading(outputs: Tensor, targets: Tensor, shapes: Shapes) -> torch.Size:
             f"The network returns {tuple(outputs.shape)}, the targets are {targets.dtype} {tuple(targets.shape)}:\n"
             f"they do not fit together, or not targets that are {wanted}."
         )
+    if shapes.target is None and targets.device.type == "cpu" and targets.numel():
+        for label in targets.aminmax():
+            if not 0 <= label < shapes.outputs:
+                raise UserError(
+                    f"The targets hold the label {int(label)}, but there are {shapes.classes} classes:\n"
+                    f"labels are whole numbers from 0 to {shapes.outputs - 1}."
+                )
     return leading
 
 

@@ -111,7 +111,9 @@ def missed(rtol: float, share: float, dtype: torch.dtype, draws: int = 400) -> i
     """How many of so many maps with a close pair are missed, in one batch; their singular vectors are the axes."""
     values = torch.stack([spectrum("close", rtol, seed, 100) for seed in range(draws)]).to(dtype)
     start = unit_rows(torch.randn(draws, 100, generator=torch.Generator().manual_seed(3)).to(dtype))
-    found = top_singular_values(lambda x: x * values, lambda y: y * values, start, 100, rtol, 100, share, "the product")
+    found = top_singular_values(
+        lambda x: x * values, lambda y: y * values, start, 100, rtol, 100, share, True, "the product"
+    )
     assert found.residuals.max() <= rtol / 4
     return int(((found.values - 1).abs() > rtol).sum())
 
@@ -124,13 +126,70 @@ def test_few_random_starts_miss_a_close_pair_and_a_looser_rule_misses_more(dtype
     assert missed(1e-4, 1.0, dtype) > max(4, 2 * found)
 
 
+def orthogonal(n: int, seed: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed)).double())[0]
+
+
+def few_values(n: int, above: float, *others: float) -> Tensor:
+    """Singular values of a layer near an orthogonal one: 1 + above, once, many times 1, and as many of each other."""
+    values = torch.tensor([1.0, *others]).double().repeat_interleave(n // (1 + len(others)))
+    return torch.cat([torch.tensor([1 + above]).double(), values])[:n]
+
+
+TURNED = (orthogonal(300, 0), orthogonal(300, 1))
+AXES = (torch.eye(300).double(), torch.eye(300).double())
+# Values, what they stand between, rows of the matrix.
+FEW_VALUES = {
+    "near the identity": (few_values(300, 3e-4), AXES, 300),
+    "near an orthogonal matrix": (few_values(300, 2e-4), TURNED, 300),
+    "a few others too": (few_values(300, 3e-4, 0.9, 0.5), TURNED, 300),
+    "with a null space": (few_values(300, 3e-4, 0.0), AXES, 300),
+    "null spaces, turned": (few_values(300, 2e-4, 0.0, 0.3), TURNED, 300),
+    "wide": (few_values(270, 3e-4), TURNED, 270),
+    "two close clusters": (few_values(300, 4e-4, 1 - 3e-4, 0.99), TURNED, 300),
+    "identity": (few_values(300, 0.0), AXES, 300),
+    "orthogonal": (few_values(300, 0.0), TURNED, 300),
+    "rank one": (few_values(300, 0.0) * (torch.arange(300) == 0), TURNED, 300),
+    "zero": (torch.zeros(300).double(), TURNED, 300),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FEW_VALUES)
+def test_a_value_that_stands_out_of_many_equal_ones_is_found(name: str, dtype: torch.dtype) -> None:
+    values, (left, right), rows = FEW_VALUES[name]
+    matrix = (left[:, : len(values)] * values) @ right[:, : len(values)].mT
+    matrix = matrix if rows == 300 else values[:, None] * right[:rows]
+    for seed, unit in enumerate((1e-37, 1e-30, 1e-10, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e10, 1e30)):
+        operator = layer_operator(layer((matrix * unit).to(dtype)), (300,))
+        true = float(torch.linalg.matrix_norm(matrix * unit, 2))
+        cold = operator_norm(operator, generator=torch.Generator().manual_seed(seed))
+        warm = operator_norm(operator, cold.start, generator=torch.Generator().manual_seed(seed + 100))
+        for found in (cold, warm):
+            assert found.value == pytest.approx(true, rel=1e-4, abs=0), (seed, unit)
+            assert found.residual <= 1e-4 / 4
+            assert found.iterations <= (4 if name in ("identity", "rank one", "zero", "orthogonal") else 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("counts", [(1, 1023, 0), (1, 1022, 1), (1, 512, 511), (1, 36, 987)])
+def test_few_random_starts_miss_what_stands_out(counts: tuple[int, ...], dtype: torch.dtype) -> None:
+    values = torch.tensor([1, 1 - 3e-4, 0.5]).to(dtype).repeat_interleave(torch.tensor(counts))
+    start = unit_rows(torch.randn(400, 1024, generator=torch.Generator().manual_seed(5)).to(dtype))
+    found = top_singular_values(
+        lambda x: x * values, lambda y: y * values, start, 1024, 1e-4, 60, RANDOM_SHARE, True, "it"
+    )
+    assert ((found.values - 1).abs() > 1e-4).sum() <= 400 * 2 / math.pi * RANDOM_SHARE
+    assert found.iterations < 16
+
+
 def test_an_answer_does_not_depend_on_the_maps_beside_it() -> None:
     values = torch.stack([spectrum(kind, 1e-4, 0) for kind in KINDS])
     start = unit_rows(torch.randn(len(KINDS), 300, generator=torch.Generator().manual_seed(3)).double())
 
     def found(rows: slice) -> tuple[Tensor, Tensor]:
         few, first = values[rows], start[rows]
-        top = top_singular_values(lambda x: x * few, lambda y: y * few, first, 300, 1e-4, 100, RANDOM_SHARE, "it")
+        top = top_singular_values(lambda x: x * few, lambda y: y * few, first, 300, 1e-4, 100, RANDOM_SHARE, True, "it")
         return top.values, top.residuals
 
     together = found(slice(None))
@@ -143,7 +202,9 @@ def test_a_transpose_that_is_not_one_is_refused() -> None:
     matrix, other = (map_with(spectrum("alone", 1e-4, seed), seed) for seed in range(2))
     start = unit_rows(torch.randn(1, 300, generator=torch.Generator().manual_seed(3)).double())
     with pytest.raises(ValueError, match="disagree"):
-        top_singular_values(lambda x: x @ matrix.mT, lambda y: y @ other, start, 300, 1e-4, 60, RANDOM_SHARE, "it")
+        top_singular_values(
+            lambda x: x @ matrix.mT, lambda y: y @ other, start, 300, 1e-4, 60, RANDOM_SHARE, True, "it"
+        )
 
 
 @pytest.mark.parametrize("factors", [1, 4, 32])

@@ -1,5 +1,7 @@
 """Losses, hits and means over samples, under replica axes: those of each replica alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -89,9 +91,36 @@ def test_shapes_that_do_not_fit_are_refused(outputs, targets, shapes):
         sample_losses("mse", draw(*outputs), made, shapes)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_are_of_any_whole_dtype(dtype):
+    outputs, targets = draw(6, 5), labels(6) % 2
+    for function in (*(partial(sample_losses, loss) for loss in ("mse", "cross_entropy")), correct):
+        assert torch.equal(function(outputs, targets.to(dtype), CLASSES), function(outputs, targets, CLASSES))
+
+
+@pytest.mark.parametrize(("label", "dtype"), [(-1, torch.int64), (5, torch.int64), (7, torch.int8), (255, torch.uint8)])
+def test_a_label_of_no_class_is_named(label, dtype):
+    targets = torch.tensor([0, label, 4], dtype=dtype)
+    for function in (*(partial(sample_losses, loss) for loss in ("mse", "cross_entropy")), correct):
+        for outputs in (draw(3, 5), draw(3, 9)):  # a wider head has no more classes
+            with pytest.raises(UserError, match=rf"the label {label}, but there are 5 classes:\n.*from 0 to 4\.$"):
+                function(outputs, targets, CLASSES)
+
+
+@pytest.mark.parametrize("leading", [(0,), (3, 0), (0, 6), (2, 0, 6)])
+def test_no_samples_or_replicas_have_no_losses(leading):
+    for shapes, returned in [(NUMBERS, (2, 4)), (NUMBERS, (8,)), (SCALARS, ()), (SCALARS, (1,))]:
+        assert sample_losses("mse", draw(*leading, *returned), draw(*leading, *shapes.target), shapes).shape == leading
+    for loss in ("mse", "cross_entropy"):
+        assert sample_losses(loss, draw(*leading, 5), labels(*leading), CLASSES).shape == leading
+    assert correct(draw(*leading, 5), labels(*leading), CLASSES).shape == leading
+
+
 def test_kinds_of_targets_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="targets that are 5 classes"):
         sample_losses("mse", draw(6, 5), draw(6), CLASSES)
+    with pytest.raises(UserError, match="targets that are 5 classes"):
+        sample_losses("mse", draw(6, 5), labels(6) * 1j, CLASSES)
     with pytest.raises(UserError, match=r"numbers of shape \(2, 4\)"):
         sample_losses("mse", draw(6, 2, 4), labels(6, 2, 4), NUMBERS)
     with pytest.raises(UserError, match="no accuracy"):
