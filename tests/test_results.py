@@ -222,7 +222,7 @@ def test_a_run_without_the_column_at_is_read_and_drawn(tmp_path):
     assert {
         "Identity constant: identity",
         "Operator norm: norm at each layer",
-        "Spectrum 2: effective rank of net.head",
+        "Spectrum 2: effective rank of head",
     } < titles
 
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 
 from lightning_depth import results
@@ -353,7 +354,7 @@ def test_a_probe_from_outside_has_its_own_titles_units_and_axis_on_the_page(echo
     bars = [ax for ax in figure.axes if ax.get_label() == "ntk_echo colours"]
     assert [bar.get_ylabel() for bar in bars] == ["gain (%)", "share of power"]
     assert "0.25\nchance" in [label.get_text() for label in bars[1].get_yticklabels()]
-    titles = {ax.get_title(loc="left") for ax in figure.axes}
+    titles = {text.get_text() for text in figure.findobj(Text)}
     assert {"The echo of each layer", "The echo of each layer (late)", "Gain of each layer (%) (late)"} < titles
     assert not any("hidden" in title for title in titles)
 
