@@ -68,12 +68,8 @@ class ActivationImages(AbstractSampleProbe):
         self._pictures: list[Picture] = []
 
     def _calls_with_images(self, look: Look) -> list[Call]:
-        trunk = stages(look.calls)
-
-        def default(call: Call) -> bool:
-            return len(call.output_shape or ()) == 3 and call.module_name in (INPUT, *trunk)
-
-        watched = self.watched(look, default)
+        trunk = (INPUT, *stages(look.calls))
+        watched = self.watched(look, lambda call: len(call.output_shape or ()) == 3 and call.module_name in trunk)
         found = [call for call in watched if len(call.output_shape or ()) == 3]
         for call in watched:
             if call not in found:
@@ -95,9 +91,8 @@ class ActivationImages(AbstractSampleProbe):
             best = most_correlated_channel(activations, inputs)
             yield call.name, "share", float(top.share.mean())
             yield call.name, "correlation", float(best.correlation.mean())
-            self._pictures.append(Picture(call.name, "images", top.image))
             channels = activations[torch.arange(len(inputs)), best.channel]
-            self._pictures.append(Picture(call.name, "channels", channels))
+            self._pictures += [Picture(call.name, "images", top.image), Picture(call.name, "channels", channels)]
         if self.upper:
             self._feed_upper(look, calls, inputs)
 

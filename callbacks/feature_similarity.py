@@ -68,8 +68,7 @@ class FeatureSimilarity(AbstractSampleProbe):
         super().__init__(every, layers, name, split, samples)
         if reference is not None and not Path(reference).is_file():
             raise UserError(f"FeatureSimilarity: there is no checkpoint {reference}.")
-        self.reference = reference
-        self.max_bytes = max_bytes
+        self.reference, self.max_bytes = reference, max_bytes
         self._pictures: list[Picture] = []
 
     def measure(self, look: Look) -> Iterable[Value]:

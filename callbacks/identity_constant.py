@@ -65,8 +65,7 @@ class IdentityConstant(AbstractSampleProbe):
         self.correlations = [k / 10 for k in range(11)] if correlations is None else correlations
         if draws < 1 or not self.correlations or any(not -1 <= rho <= 1 for rho in self.correlations):
             raise UserError("IdentityConstant: correlations must lie in [-1, 1], and draws be at least 1.")
-        self.draws = draws
-        self.example = example
+        self.draws, self.example = draws, example
         self._pictures: list[Picture] = []
 
     def measure(self, look: Look) -> Iterable[Value]:

@@ -90,8 +90,7 @@ class LinearOperator(AbstractSampleProbe):
             self.say_once("no distance: the targets are not what the network returns.")
         else:
             solution = linear_networks.minimum_norm_solution(inputs.flatten(1).double(), wanted)
-            distance = linear_networks.distance_to_minimum_norm(found.matrix.double(), solution)
-            yield "", "distance", distance
+            yield "", "distance", linear_networks.distance_to_minimum_norm(found.matrix.double(), solution)
 
     def draw(self) -> Iterable[Picture]:
         return self._pictures

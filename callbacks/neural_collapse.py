@@ -91,8 +91,7 @@ class NeuralCollapse(AbstractProbe):
         if train_samples < 2:
             raise UserError(f"NeuralCollapse: train_samples must be at least 2, not {train_samples}.")
         self.watch("val", samples)
-        self.train_samples = train_samples
-        self.max_features = max_features
+        self.train_samples, self.max_features = train_samples, max_features
         self._metrics: dict[str, neural_collapse.NeuralCollapse] = {}
 
     def select(self, look: Look) -> Iterable[Call]:

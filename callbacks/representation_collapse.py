@@ -72,11 +72,9 @@ class RepresentationCollapse(AbstractProbe):
             raise UserError(f"RepresentationCollapse: train_samples must be at least 1, not {train_samples}.")
         if neighbours is not None and not 1 <= neighbours <= train_samples:
             raise UserError(f"RepresentationCollapse: neighbours must be 1 to train_samples, not {neighbours}.")
-        self.at = at
         self.watch("val", samples)
-        self.train_samples = train_samples
-        self.nearest_mean = nearest_mean
-        self.neighbours = neighbours
+        self.at, self.train_samples = at, train_samples
+        self.nearest_mean, self.neighbours = nearest_mean, neighbours
         self._classifiers: dict[str, dict[str, Classifier]] = {}
 
     def select(self, look: Look) -> Iterable[Call]:
@@ -114,10 +112,9 @@ class RepresentationCollapse(AbstractProbe):
                 classifier.update_prototypes(seen.output, seen.targets)
                 continue
             if (largest := int(seen.targets.max())) >= classifier.num_classes:
-                raise UserError(
-                    f"RepresentationCollapse: a held-out sample has label {largest}, but the training samples show "
-                    f"{classifier.num_classes} classes: take more train_samples, or give the data module `num_classes`."
-                )
+                few = f"the training samples show {classifier.num_classes} classes"
+                advice = "take more train_samples, or give the data module `num_classes`"
+                raise UserError(f"RepresentationCollapse: a held-out sample has label {largest}, but {few}: {advice}.")
             classifier.update(seen.output, seen.targets)
 
     def between_splits(self) -> None:

@@ -84,8 +84,7 @@ class Spectrum(AbstractProbe):
         super().__init__(every, layers, name)
         if of == "gram":
             self.watch(split, samples)
-        self.split, self.samples = split, samples
-        self.of = of
+        self.of, self.split, self.samples = of, split, samples
         self.kernel: Kernel = kernel
         self._grams: dict[str, GramSpectrum] = {}
         self._shown: dict[str, CatMetric] = {}

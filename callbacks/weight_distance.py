@@ -50,7 +50,10 @@ class WeightDistance(AbstractProbe):
             raise _no_start()
 
     def measure(self, look: Look) -> Iterable[Value]:
-        initial = self._initial or _drawn_again(look.network)
+        draw: Any = getattr(look.network, "initial_state", None)
+        if not self._initial and draw is None:
+            raise _no_start()
+        initial: dict[str, Tensor] = self._initial or draw()
         parameters = dict(look.network.named_parameters())
         named = {n: p for n, p in parameters.items() if self.is_named(n) or self.is_named(n.rpartition(".")[0])}
         if not named:
@@ -72,14 +75,6 @@ class WeightDistance(AbstractProbe):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict["initial"]
-
-
-def _drawn_again(network: LightningModule) -> dict[str, Tensor]:
-    draw = getattr(network, "initial_state", None)
-    if draw is None:
-        raise _no_start()
-    initial: dict[str, Tensor] = draw()
-    return initial
 
 
 def _no_start() -> UserError:

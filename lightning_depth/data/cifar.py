@@ -50,10 +50,9 @@ def read_batches(
     for name, md5 in published.train_list if split == "train" else published.test_list:
         path = root / published.base_folder / name
         if not check_integrity(path, md5):
-            raise UserError(
-                f"{path} is not the published file (its MD5 sum is not {md5}): corrupt or truncated.\n"
-                f"Replace it, or remove the folder {path.parent} to use another source."
-            )
+            wrong = f"is not the published file (its MD5 sum is not {md5}): corrupt or truncated"
+            advice = f"Replace it, or remove the folder {path.parent} to use another source."
+            raise UserError(f"{path} {wrong}.\n{advice}")
         batches.append(read_pickle(path))
     numbers = [number for batch in batches for number in batch[labels]]
     return from_planes([batch["data"] for batch in batches]), torch.tensor(numbers)

@@ -17,14 +17,11 @@ class ImageFolder(AbstractImageData):
 
     def find(self) -> Source:
         if not (self.root / "train").is_dir() or not class_folders(self.root / "train"):
-            raise UserError(
-                f"There are no images in {self.root}/train/<class>/*.png|jpg|jpeg: set root to their folder."
-            )
+            files = f"{self.root}/train/<class>/*.png|jpg|jpeg"
+            raise UserError(f"There are no images in {files}: set root to their folder.")
         if not (self.root / "test").is_dir() and self.val_fraction == 0:
-            raise UserError(
-                f"There is no folder {self.root}/test to validate on.\n"
-                "Add it, or set val_fraction (0.1, say) to hold out a part of the training split."
-            )
+            advice = "Add it, or set val_fraction (0.1, say) to hold out a part of the training split."
+            raise UserError(f"There is no folder {self.root}/test to validate on.\n{advice}")
         return Source(self.root.resolve().name, "image folder", str(self.root))
 
     def read(self, split: SourceSplit) -> ImageFiles:

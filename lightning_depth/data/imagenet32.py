@@ -57,7 +57,6 @@ class ImageNet32(AbstractReplaceableImages):
         return self.stand_in(absent, remedy)
 
     def read_found(self, split: SourceSplit, source: Source) -> AbstractImages:
-        """The images of the classes asked for, of all batches of a split."""
         wanted = self.class_numbers(self.classes, self.names)
         images, labels = [], []
         for name in BATCHES[split]:

@@ -65,8 +65,7 @@ def bayes_error(sites: int, betas: Sequence[float]) -> float:
     """
     chances = energy_log_probabilities(sites, betas)[1].exp()
     # Summed as what is lost at each energy: a small error keeps its digits.
-    lost = chances.sort(dim=0).values[:-1].sum()
-    return float(lost / len(betas))
+    return float(chances.sort(dim=0).values[:-1].sum() / len(betas))
 
 
 @final
@@ -106,7 +105,5 @@ class Ising(AbstractTensorData):
 
 def _check_even(sites: int) -> None:
     if sites < 2 or sites % 2:
-        raise UserError(
-            f"{sites=}: the ring must have an even number of spins, 2 or more.\n"
-            "On an odd ring not all neighbours can differ, and the sign of the Hamiltonian matters."
-        )
+        why = "On an odd ring not all neighbours can differ, and the sign of the Hamiltonian matters."
+        raise UserError(f"{sites=}: the ring must have an even number of spins, 2 or more.\n{why}")

@@ -89,11 +89,9 @@ class AbstractRelevantFeature(AbstractTensorData):
         """The k components, counted from 0, ascending."""
         if self.given is not None:
             return sorted(self.given)
-        shuffled = torch.randperm(self.dimension, generator=self.shared("indices"))
-        return sorted(shuffled[: self.k].tolist())
+        return sorted(torch.randperm(self.dimension, generator=self.shared("indices"))[: self.k].tolist())
 
     def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The relevant feature of each input, float64."""
         return self.relevant(x, self.indices)
 
     def make(self, split: Split, samples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:

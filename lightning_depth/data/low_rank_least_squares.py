@@ -52,16 +52,13 @@ class LowRankLeastSquares(AbstractTensorData):
         **tensors: Any,
     ) -> None:
         super().__init__(train_samples, test_samples, batch_size, **tensors)
-        if min(input_dim, output_dim) < 1:
+        if (most := min(input_dim, output_dim)) < 1:
             raise UserError(f"{input_dim=}, {output_dim=}: both must be at least 1.")
-        if not 1 <= task_rank <= min(input_dim, output_dim):
-            most = min(input_dim, output_dim)
+        if not 1 <= task_rank <= most:
             raise UserError(f"{task_rank=}: a {output_dim} x {input_dim} map has rank 1 to {most}.")
         if train_samples >= input_dim:
-            rank_zero_warn(
-                f"{train_samples=} >= {input_dim=}: the least-squares solution is unique, so "
-                "depth cannot choose another. Fewer samples leave a choice."
-            )
+            unique = "the least-squares solution is unique, so depth cannot choose another"
+            rank_zero_warn(f"{train_samples=} >= {input_dim=}: {unique}. Fewer samples leave a choice.")
         self.input_dim, self.output_dim, self.task_rank = input_dim, output_dim, task_rank
 
     @property

@@ -155,8 +155,7 @@ class Patterns(AbstractTensorData):
             return trained
         if kind == "translated":
             by = 1 + min(height, width) // 4
-            dy, dx = torch.randint(1 - by, by, (2, n), generator=stream).tolist()
-            return translated(trained, dy, dx)
+            return translated(trained, *torch.randint(1 - by, by, (2, n), generator=stream).tolist())
         if kind == "mixture" or kind == "images" or kind == "foreign":
             data = self.foreign if kind == "foreign" else self.example.images
             assert data is not None, "checked in __init__"

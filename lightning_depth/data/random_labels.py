@@ -46,9 +46,8 @@ class RandomLabels(AbstractWrapped):
             raise UserError(f"The targets of {type(self.data).__name__} are numbers: there are no labels to randomise.")
         stream = generator(self.effective_change_seed, "random labels")
         chosen = torch.randperm(len(labels), generator=stream)[: round(self.fraction * len(labels))]
-        drawn = torch.randint(classes, labels.shape, generator=stream)
         labels = labels.clone()
-        labels[chosen] = drawn[chosen]
+        labels[chosen] = torch.randint(classes, labels.shape, generator=stream)[chosen]
         return {"train": Loaded(inputs, labels)}
 
     @property

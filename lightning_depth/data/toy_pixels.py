@@ -21,8 +21,7 @@ def sign_accuracy(scores: Float[Tensor, "n 1"], signs: Float[Tensor, "n 1"], tie
     >>> sign_accuracy(torch.tensor([[0.0], [0.2]]), torch.tensor([[1.0], [1.0]]))
     0.75
     """
-    right = torch.where(scores == 0, tie, (scores * signs > 0).double())
-    return float(right.mean())
+    return float(torch.where(scores == 0, tie, (scores * signs > 0).double()).mean())
 
 
 @final

@@ -211,9 +211,8 @@ def _is_at_risk(module: nn.Module) -> bool:
         return getattr(module, "original_name", "") in ("Conv1d", "Conv2d") and _is_narrow_and_strided(module)
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d):
         return False
-    if isinstance(module, PointwiseConv2d) or not _is_narrow_and_strided(module):
-        return False
-    return next(module.parameters()).dtype != torch.float64
+    strided = not isinstance(module, PointwiseConv2d) and _is_narrow_and_strided(module)
+    return strided and next(module.parameters()).dtype != torch.float64
 
 
 def _is_narrow_and_strided(module: Any) -> bool:

@@ -161,14 +161,14 @@ def expand(
         trained, plain = layer.weight.requires_grad, layer.weight.detach()
         del layer.weight
         layer.plain = type(layer)
-        layer.__class__ = EXPANDED[PointwiseConv2d if _is_pointwise(layer) else type(layer)]
+        is_pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+        layer.__class__ = EXPANDED[PointwiseConv2d if is_pointwise else type(layer)]
         assert isinstance(layer, ExpandedLayer)
         layer.factor, layer.residual = factor, residual
         for i, weight in enumerate(factors):
             if residual and _is_square(weight, groups):
                 weight = weight - _identity(weight, groups)
-            parameter = nn.Parameter(weight.to(plain.device, plain.dtype), requires_grad=trained)
-            layer.register_parameter(f"weight_{i + 1}", parameter)
+            layer.register_parameter(f"weight_{i + 1}", nn.Parameter(weight.to(plain), requires_grad=trained))
     return expanded
 
 
@@ -212,10 +212,6 @@ def _layers(net: nn.Module, which: Sequence[Kind]) -> Iterator[tuple[str, Any]]:
         rank_zero_warn(f"Not expanded, for they are layers of another class: {', '.join(left)}.")
 
 
-def _is_pointwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-
-
 def _refuse_tied(net: nn.Module, chosen: Sequence[Any]) -> None:
     owners: dict[Tensor, set[nn.Module]] = {}
     for module in net.modules():
@@ -233,8 +229,7 @@ def _hidden_width(name: str, layer: Any, width: int | str | None, allow_bottlene
     if width is None:
         return groups * max(n, min(m, inputs))
     if isinstance(width, str):
-        found = re.fullmatch(r"([1-9]\d*)?n", width)
-        if found is None:
+        if (found := re.fullmatch(r"([1-9]\d*)?n", width)) is None:
             raise UserError(f"An expansion's width is a number, or a multiple of the inputs such as 2n, not {width!r}.")
         hidden = int(found[1] or 1) * n * groups
     else:
@@ -245,10 +240,9 @@ def _hidden_width(name: str, layer: Any, width: int | str | None, allow_bottlene
     needed = min(m, inputs)
     if hidden // groups < needed and not allow_bottleneck:
         each = " in each group" if groups > 1 else ""
-        raise UserError(
-            f"{name}: a hidden width of {hidden // groups} is a rank bottleneck{each}: the weight is {m} x {inputs}.\n"
-            f"Give a width of at least {needed * groups} (None finds one for each layer), or allow_bottleneck."
-        )
+        narrow = f"a hidden width of {hidden // groups} is a rank bottleneck{each}: the weight is {m} x {inputs}"
+        advice = f"Give a width of at least {needed * groups} (None finds one for each layer), or allow_bottleneck."
+        raise UserError(f"{name}: {narrow}.\n{advice}")
     return hidden
 
 

@@ -162,10 +162,8 @@ def upper_output(network: nn.Module, layer: str, replacement: Tensor, carrier: T
     except (RuntimeError, ValueError, IndexError) as error:
         if len(shapes) < wanted or shapes[wanted - 1] in ((), tuple(replacement.shape)):
             raise
-        raise ValueError(
-            f"{layer} or a layer above it refuses {tuple(replacement.shape)} where the carrier brings "
-            f"{shapes[wanted - 1]}: {error}"
-        ) from error
+        refused = f"{tuple(replacement.shape)} where the carrier brings {shapes[wanted - 1]}"
+        raise ValueError(f"{layer} or a layer above it refuses {refused}: {error}") from error
     finally:
         handle.remove()
     if len(shapes) < wanted:

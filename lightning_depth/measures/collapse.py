@@ -12,7 +12,6 @@ from lightning_depth.measures.two_splits import AbstractClassifier, is_distribut
 
 # Mean votes lie in [-1, 1] and carry errors of about 1e-15; two that differ by less than this are a tie.
 TIE = 1e-12
-
 # Rows are normalised in blocks of so many float64 numbers (16 MB).
 _BLOCK = 2**21
 

@@ -15,7 +15,6 @@ from lightning_depth.measures.rows import check_finite, normalised
 from lightning_depth.measures.spectra import effective_rank
 
 Kernel = Literal["cosine", "linear"]
-
 # Wide features are multiplied in blocks of so many float64 numbers (16 MB).
 _BLOCK = 2**21
 
@@ -134,8 +133,7 @@ class GramSpectrum(Metric):
         self, num_features: int, max_gram_features: int = 4096, kernel: Kernel = "cosine", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.num_features = num_features
-        self.kernel = kernel
+        self.num_features, self.kernel = num_features, kernel
         self.keeps_features = num_features > max_gram_features
         if self.keeps_features:
             self.add_state("features", [], dist_reduce_fx="cat")
@@ -159,7 +157,6 @@ class GramSpectrum(Metric):
         self.zero_rows += is_zero.sum()
 
     def compute(self) -> Float[Tensor, "k"]:
-        """The spectrum over all batches and ranks."""
         if not self.keeps_features:
             return _spectrum(self.gram, min(int(self.samples), self.num_features))
         if not self.samples:

@@ -85,9 +85,8 @@ class _Jacobians:
 
     def transpose(self, u: Tensor) -> Tensor:
         """J_i^T u_i for each row, from the one graph that is kept."""
-        (v,) = torch.autograd.grad(
-            self.outputs, self.inputs, u.view_as(self.outputs), retain_graph=True, allow_unused=True
-        )
+        u_like = u.view_as(self.outputs)
+        (v,) = torch.autograd.grad(self.outputs, self.inputs, u_like, retain_graph=True, allow_unused=True)
         if v is None:
             raise ValueError("the function is not differentiable: its output has no derivative in its input")
         return v.reshape(len(u), -1)
@@ -199,18 +198,9 @@ def jacobian_norm(
                 values, vectors = _written_out(jacobian)
                 residuals, steps = torch.zeros_like(values), 0
             else:
-                values, residuals, steps, right = top_singular_values(
-                    jacobian.forward,
-                    jacobian.transpose,
-                    v,
-                    jacobian.rows,
-                    rtol,
-                    max_iterations,
-                    RANDOM_SHARE,
-                    start is None,
-                    _NAME,
-                )
-                vectors = right[:, 0]
+                maps = jacobian.forward, jacobian.transpose, v, jacobian.rows
+                found = top_singular_values(*maps, rtol, max_iterations, RANDOM_SHARE, start is None, _NAME)
+                values, residuals, steps, vectors = *found[:3], found.right[:, 0]
             parts.append((values.to(v.device), residuals.to(v.device), vectors.to(inputs.dtype)))
             iterations = max(iterations, steps)
     values, residuals, vectors = (torch.cat(part) for part in zip(*parts, strict=True))

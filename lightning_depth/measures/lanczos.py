@@ -372,16 +372,14 @@ def operator_norm(
     if min(math.prod(operator.output_shape), math.prod(operator.input_shape)) <= dense_limit:
         return _dense_norm(operator)
     shape = operator.input_shape
+    rule = rtol, max_iterations, RANDOM_SHARE if start is None else _WARM_SHARE, start is None
     with full_float32():
         [value], [residual], iterations, [right] = top_singular_values(
             lambda rows: _rows(operator, operator.forward(_images(operator, rows, shape))),
             lambda rows: _rows(operator, operator.transpose(_images(operator, rows, operator.output_shape))),
             _start(operator, start, generator),
             math.prod(operator.output_shape),
-            rtol,
-            max_iterations,
-            RANDOM_SHARE if start is None else _WARM_SHARE,
-            start is None,
+            *rule,
             "the operator's answer",
         )
     ends = unit_rows(right[:1]), _leading(right)

@@ -91,10 +91,8 @@ def linear_operator(
     expected = scales[:, 0].to(example) * (lengths(matrix.flatten()) + math.sqrt(n) * length) + length
     if (errors > _ROUND_OFF * torch.finfo(matrix.dtype).eps * expected).any():
         worst = float((errors / lengths(found)).nan_to_num(math.inf).max())
-        raise NotLinear(
-            f"not linear: {type(network).__name__} is off its own matrix by {worst:.2g} of its output at random points "
-            "(BatchNorm and Dropout belong in eval mode)"
-        )
+        off = f"{type(network).__name__} is off its own matrix by {worst:.2g} of its output at random points"
+        raise NotLinear(f"not linear: {off} (BatchNorm and Dropout belong in eval mode)")
     return LinearMap(matrix, offset)
 
 

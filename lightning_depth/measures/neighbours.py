@@ -148,8 +148,7 @@ class NearestNeighbours(AbstractClassifier):
         super().__init__(num_classes, feature_shape, **kwargs)
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        self.k = k
-        self.max_bytes = max_bytes
+        self.k, self.max_bytes = k, max_bytes
         self._forget()
 
     def _forget(self) -> None:
@@ -191,9 +190,8 @@ class NearestNeighbours(AbstractClassifier):
 
     def _check_size(self) -> None:
         if self.train_bytes > self.max_bytes:
-            raise ValueError(
-                f"the training representations take {self.train_bytes} bytes, more than the limit of {self.max_bytes}"
-            )
+            taken = f"{self.train_bytes} bytes, more than the limit of {self.max_bytes}"
+            raise ValueError(f"the training representations take {taken}")
 
     def _errors(self, h: Tensor, y: Tensor) -> Tensor:
         self._check_size()

@@ -283,7 +283,6 @@ class NeuralCollapse(AbstractTwoSplits):
         raise NotImplementedError("NeuralCollapse cannot merge states; use sync_prototypes()")
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers of the class's table over all samples of all ranks."""
         self._check_synced()
         # torchmetrics has summed what was already the sum over ranks: all are as many times too large, and their
         # quotients are right.

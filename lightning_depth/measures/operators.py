@@ -102,9 +102,8 @@ def _sources(size: int, sides: tuple[int, int], mode: str) -> Tensor:
 
 def _check_channels(module: Any, input_shape: tuple[int, ...]) -> None:
     if len(input_shape) != len(module.kernel_size) + 1 or input_shape[0] != module.in_channels:
-        raise ValueError(
-            f"{type(module).__name__} takes ({module.in_channels}, *{len(module.kernel_size)} sizes), not {input_shape}"
-        )
+        taken = f"({module.in_channels}, *{len(module.kernel_size)} sizes)"
+        raise ValueError(f"{type(module).__name__} takes {taken}, not {input_shape}")
 
 
 def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
@@ -112,11 +111,9 @@ def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearOperator:
     if not input_shape or input_shape[-1] != weight.shape[1]:
         raise ValueError(f"{type(module).__name__} takes (..., {weight.shape[1]}), not {input_shape}")
     leading = input_shape[:-1]
-    output_shape = (*leading, weight.shape[0])
+    shape, kind = (*leading, weight.shape[0]), (weight.dtype, weight.device)
     core = _linear(module, (*(1 for _ in leading), weight.shape[1])) if math.prod(leading) > 1 else None
-    return LinearOperator(
-        input_shape, output_shape, lambda x: x @ weight.mT, lambda y: y @ weight, weight.dtype, weight.device, core
-    )
+    return LinearOperator(input_shape, shape, lambda x: x @ weight.mT, lambda y: y @ weight, *kind, core)
 
 
 def _convolution(module: Any, input_shape: tuple[int, ...]) -> LinearOperator:
@@ -166,8 +163,7 @@ def _transposed_convolution(module: Any, input_shape: tuple[int, ...]) -> Linear
     stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
 
     def forward(x: Tensor) -> Tensor:
-        more = module.output_padding
-        return _CONVOLVE_TRANSPOSED[dims](x, weight, None, stride, padding, more, groups, dilation)
+        return _CONVOLVE_TRANSPOSED[dims](x, weight, None, stride, padding, module.output_padding, groups, dilation)
 
     def transpose(y: Tensor) -> Tensor:
         x = _CONVOLVE[dims](y, weight, None, stride, padding, dilation, groups)

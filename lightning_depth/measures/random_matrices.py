@@ -18,7 +18,6 @@ from lightning_depth.measures.spectra import checked
 
 # Rounding errors grow like num_factors * 1e-16, in log sigma as in the effective rank.
 MOST_FACTORS = 10**6
-
 # exp(-750) is below every double, and 750 / 2**64 below the spacing of doubles at 1.
 _LEAST_LOG, _BISECTIONS = -750.0, 64
 

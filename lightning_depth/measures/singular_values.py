@@ -75,8 +75,7 @@ def singular_values(
     else:
         raise ValueError(f"{type(module).__name__} on {input_shape} is a {m} x {n} matrix: over {dense_limit} entries")
     # Where a stride leaves positions unread, they add nothing but zeros.
-    zeros = found.new_zeros(min(m, n) - len(found))
-    return torch.cat([found.sort(descending=True).values, zeros])
+    return torch.cat([found.sort(descending=True).values, found.new_zeros(min(m, n) - len(found))])
 
 
 def operator_stable_rank(module: nn.Module, input_shape: tuple[int, ...], rtol: float = 1e-4) -> float:

@@ -35,15 +35,13 @@ class AbstractTwoSplits(Metric, ABC):
 
     def __init__(self, num_classes: int, feature_shape: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.feature_shape = feature_shape
+        self.num_classes, self.feature_shape = num_classes, feature_shape
         self.add_state("synced", torch.tensor(False), dist_reduce_fx="max")
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     @torch.no_grad()
     def update_prototypes(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Learn from a batch of the training split."""
         self._check_batch(h, y)
         if self.synced:
             raise RuntimeError("the training split is already that of all ranks; reset() before another one")
@@ -98,7 +96,6 @@ class AbstractClassifier(AbstractTwoSplits):
 
     @torch.no_grad()
     def update(self, h: Float[Tensor, "n ..."], y: Int[Tensor, "n"]) -> None:
-        """Classify a batch of the held-out split and count its errors."""
         self._check_held_out(h, y)
         if len(h):
             self.errors += self._errors(h, y)
@@ -109,7 +106,6 @@ class AbstractClassifier(AbstractTwoSplits):
         """The expected number of errors on a batch, by each definition."""
 
     def compute(self) -> Float[Tensor, ""]:
-        """Error in [0, 1] over all held-out samples of all ranks."""
         return self._error(self.errors[0], self.samples)
 
     def _error(self, errors: Tensor, samples: Tensor) -> Tensor:

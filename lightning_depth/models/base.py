@@ -39,7 +39,6 @@ class AbstractModel(LightningModule, ABC):
     """
 
     run_seed: int = 0
-    """The seed of the run."""
 
     def __init__(
         self,
@@ -64,8 +63,6 @@ class AbstractModel(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """No optimizer, unless a subclass has one."""
         return None
-
-    # --- seed and shapes --------------------------------------------------------------------------------------------
 
     def use_run_seed(self, seed: int) -> None:
         """Take the run's seed, before the data are known."""
@@ -115,8 +112,6 @@ class AbstractModel(LightningModule, ABC):
             given, found = _plain(given), _plain(found)
             raise UserError(f"{type(self).__name__} was given {name}={given}, but the data have {found}.")
         return given if found is None else found
-
-    # --- metrics ----------------------------------------------------------------------------------------------------
 
     def new_metrics(self) -> nn.ModuleDict:
         """A mean for everything that `sample_metrics` gives."""

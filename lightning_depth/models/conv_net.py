@@ -84,11 +84,10 @@ class ConvNet(AbstractFamily):
     def build(self, shapes: Shapes) -> nn.Module:
         input_shape = shapes.input
         check_kernel(self.kernel_size, self.padding_mode, input_shape[-2:])
-        last = self.channels
         if self.output == "image":
             last = _image_channels(shapes)
-        elif self.readout == "average":
-            last = shapes.outputs
+        else:
+            last = shapes.outputs if self.readout == "average" else self.channels
         net = nn.Sequential()
         if self.padding_mode == "circular":
             net.add_module("fits", FitsKernel(self.kernel_size))
@@ -131,7 +130,6 @@ def check_kernel(kernel_size: int, padding_mode: PaddingMode = "zeros", image: S
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UserError(f"kernel_size={kernel_size}: it must be odd and positive; an even kernel has no middle.")
     if padding_mode == "circular" and image and kernel_size > min(image):
-        raise UserError(
-            f"A circular kernel of {kernel_size} x {kernel_size} is larger than an image of {image[0]} x {image[1]}: "
-            "it would see pixels twice.\nGive a smaller kernel_size, or padding_mode=zeros."
-        )
+        sizes = f"{kernel_size} x {kernel_size} is larger than an image of {image[0]} x {image[1]}"
+        advice = "Give a smaller kernel_size, or padding_mode=zeros."
+        raise UserError(f"A circular kernel of {sizes}: it would see pixels twice.\n{advice}")

@@ -79,8 +79,6 @@ class AbstractFamily(AbstractModel):
         self._uncounted: list[dict[str, Tensor]] = []
         self.net: nn.Module | None = None
 
-    # --- the network ------------------------------------------------------------------------------------------------
-
     @abstractmethod
     def build(self, shapes: Shapes) -> nn.Module:
         """The network, from (n, *shapes.input) to (n, shapes.outputs), or to (n, *shapes.target).
@@ -116,7 +114,6 @@ class AbstractFamily(AbstractModel):
                 torch.set_default_dtype(default)
 
     def prepare(self, shapes: Shapes) -> None:
-        """Draw the network."""
         net = self.draw(self.effective_seed, shapes)
         regularisation(net, self.regularisers)  # what is wrong with them shows before training
         wanted = self.channels_last and any(isinstance(m, nn.Conv2d) for m in net.modules())
@@ -136,8 +133,6 @@ class AbstractFamily(AbstractModel):
         with guarded(self.device):
             outputs: Tensor = self.net(x.contiguous(memory_format=self.layout) if x.dim() == 4 else x)
         return outputs
-
-    # --- training ---------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Ask the data for several batches at once."""

@@ -121,10 +121,8 @@ def _parametrise_ntk(layer: nn.Linear | nn.Conv2d, factor: float, beta: float) -
     """W = factor w, b = beta b', with w and b' from N(0, 1)."""
     parametrize.register_parametrization(layer, "weight", Scaled(factor))
     layer.parametrizations.weight.original.normal_()  # type: ignore[union-attr, operator]
-    if layer.bias is None:
-        return
-    if beta == 0:
+    if layer.bias is not None and beta != 0:
+        parametrize.register_parametrization(layer, "bias", Scaled(beta))
+        layer.parametrizations.bias.original.normal_()  # type: ignore[union-attr, operator]
+    else:
         layer.register_parameter("bias", None)
-        return
-    parametrize.register_parametrization(layer, "bias", Scaled(beta))
-    layer.parametrizations.bias.original.normal_()  # type: ignore[union-attr, operator]

@@ -77,17 +77,15 @@ def _leading(outputs: Tensor, targets: Tensor, shapes: Shapes) -> torch.Size:
         fits = fits and outputs.numel() == targets.numel() and targets.is_floating_point()
     if not fits or not leading:
         wanted = f"{shapes.classes} classes" if shapes.target is None else f"numbers of shape {shapes.target}"
-        raise UserError(
-            f"The network returns {tuple(outputs.shape)}, the targets are {targets.dtype} {tuple(targets.shape)}:\n"
-            f"they do not fit together, or not targets that are {wanted}."
-        )
+        found = f"{tuple(outputs.shape)}, the targets are {targets.dtype} {tuple(targets.shape)}"
+        misfit = f"they do not fit together, or not targets that are {wanted}"
+        raise UserError(f"The network returns {found}:\n{misfit}.")
     if shapes.target is None and targets.device.type == "cpu" and targets.numel():
         for label in targets.aminmax():
             if not 0 <= label < shapes.outputs:
-                raise UserError(
-                    f"The targets hold the label {int(label)}, but there are {shapes.classes} classes:\n"
-                    f"labels are whole numbers from 0 to {shapes.outputs - 1}."
-                )
+                held = f"the label {int(label)}, but there are {shapes.classes} classes"
+                rule = f"labels are whole numbers from 0 to {shapes.outputs - 1}"
+                raise UserError(f"The targets hold {held}:\n{rule}.")
     return leading
 
 
@@ -121,7 +119,6 @@ class SampleMean(Metric):
         return torch.float64
 
     def update(self, values: Shaped[Tensor, "*replicas n"]) -> None:
-        """Count the samples of a batch."""
         self.mean_value = self.mean_value + values.detach().double().sum(dim=-1)
         self.weight = self.weight + values.shape[-1]
 
@@ -139,7 +136,6 @@ class SampleMean(Metric):
         return {"updates": self._update_count, "states": states}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
         self._update_count = snapshot["updates"]
         for name, value in snapshot["states"].items():
             setattr(self, name, value.to(self.device))

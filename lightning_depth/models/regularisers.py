@@ -72,9 +72,8 @@ def penalty(kind: Penalty, weight: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     if weight.dim() < 2:
         raise UserError(f"A weight of shape {tuple(weight.shape)} has no {kind}: choose weight matrices or kernels.")
     if not weight.isfinite().all():
-        raise UserError(
-            f"Training diverged: a weight that has a penalty ({kind}) is not finite. Lower the learning rate."
-        )
+        diverged = f"a weight that has a penalty ({kind}) is not finite"
+        raise UserError(f"Training diverged: {diverged}. Lower the learning rate.")
     return OF_SPECTRUM[kind](spectra.singular_values(weight.flatten(1))).to(weight.dtype)
 
 
@@ -83,7 +82,7 @@ def regularisation(net: nn.Module, regularisers: Sequence[Regulariser]) -> Float
 
     A `UserError` where a coefficient is negative, or as for `penalty` and `chosen_weights`.
     """
-    total: Tensor | None = None
+    terms: list[Tensor] = []
     for regulariser in regularisers:
         coefficient = regulariser["coefficient"]
         if not (coefficient >= 0 and math.isfinite(coefficient)):
@@ -91,10 +90,8 @@ def regularisation(net: nn.Module, regularisers: Sequence[Regulariser]) -> Float
         patterns, kind = regulariser.get("weights"), regulariser["kind"]
         vectors = patterns is not None and kind in OF_ENTRIES
         chosen = chosen_weights(net, patterns, regulariser.get("factors", False), vectors)
-        for weight in chosen.values():
-            term = coefficient * penalty(kind, weight)
-            total = term if total is None else total + term
-    return torch.zeros(()) if total is None else total
+        terms += [coefficient * penalty(kind, weight) for weight in chosen.values()]
+    return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
 
 def chosen_weights(

@@ -61,8 +61,7 @@ def step(
 ) -> dict[str, Tensor]:
     """A step that Lightning does not see: what it would do between closure and step is most of a small one.
 
-    Returns:
-        What is to be counted of the batch: at the weights before the step.
+    Returns what is to be counted of the batch: at the weights before the step.
     """
     first: list[dict[str, Tensor]] = []
 

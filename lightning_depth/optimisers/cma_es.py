@@ -46,20 +46,17 @@ class CMAES(AbstractDerivativeFree):
         seed: int | None = None,
     ) -> None:
         if not sigma0 > 0 or generations < 1 or (population is not None and population < 2):
-            raise UserError(
-                f"CMAES needs sigma0 > 0, generations >= 1 and population >= 2, not {sigma0=}, "
-                f"{generations=}, {population=}."
-            )
+            given = f"{sigma0=}, {generations=}, {population=}"
+            raise UserError(f"CMAES needs sigma0 > 0, generations >= 1 and population >= 2, not {given}.")
         super().__init__(params, seed)
         self.sigma0, self.population, self.generations, self.diagonal = sigma0, population, generations, diagonal
         n = sum(weight.numel() for weight in self.weights)
         if n < 2:
             raise UserError("CMAES needs at least 2 weights to search for.")
         if n > LARGEST_COVARIANCE and not diagonal:
-            raise UserError(
-                f"CMAES over {n:,} weights would hold matrices of {8 * n**2 / 2**30:,.0f} GiB: diagonal: true "
-                f"learns variances alone; the limit without it is {LARGEST_COVARIANCE:,} weights."
-            )
+            size, limit = f"{8 * n**2 / 2**30:,.0f} GiB", f"the limit without it is {LARGEST_COVARIANCE:,} weights"
+            advice = f"diagonal: true learns variances alone; {limit}"
+            raise UserError(f"CMAES over {n:,} weights would hold matrices of {size}: {advice}.")
         self._strategy: Any = None
         self._start: Tensor | None = None
         self._losses: list[Tensor] = []

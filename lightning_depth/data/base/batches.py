@@ -228,7 +228,6 @@ class TensorBatches:
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> tuple[Float[Tensor, "B ..."], Shaped[Tensor, "B ..."]]:
-        """Batch `step` of `epoch`."""
         size = self.batch_size * self.at_once
         here = slice(step * size, (step + 1) * size)
         if self.order is None:

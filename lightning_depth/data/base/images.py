@@ -104,10 +104,8 @@ class AbstractImageData(AbstractMemoryData):
     def setup(self, stage: str | None = None) -> None:
         """Load what `stage` needs, once; what is not needed yet is loaded when it is asked for."""
         if "train" not in self._splits and self.val_fraction == 0:
-            rank_zero_info(
-                f"{type(self).__name__} validates on the test split, as the papers do; "
-                "val_fraction > 0 holds out training images instead."
-            )
+            hint = "val_fraction > 0 holds out training images instead."
+            rank_zero_info(f"{type(self).__name__} validates on the test split, as the papers do; {hint}")
         self.split("train")
         if self.val_fraction == 0 or stage in ("test", "predict"):
             self.split("test")

@@ -38,7 +38,6 @@ class AbstractMemoryData(LightningDataModule, ABC):
     """
 
     run_seed: int = 0
-    """The seed of the run."""
     batches_at_once: int = 1
     """How many training batches are served as one; set by a family that takes several steps at once."""
 
@@ -151,11 +150,9 @@ class AbstractMemoryData(LightningDataModule, ABC):
         return self._evaluation(self._on_device("train"))
 
     def val_dataloader(self) -> TensorBatches:
-        """The validation samples, each once."""
         return self._evaluation(self._on_device(self.validated))
 
     def test_dataloader(self) -> TensorBatches:
-        """The test split, each sample once."""
         return self._evaluation(self._on_device("test"))
 
     predict_dataloader = test_dataloader

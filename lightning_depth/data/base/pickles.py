@@ -27,10 +27,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except _Refused as refused:
-        raise UserError(
-            f"{path} was not read: {refused}, and a data file may hold only arrays of numbers and plain containers.\n"
-            "Replace it by the published file."
-        ) from None
+        rule = "a data file may hold only arrays of numbers and plain containers"
+        raise UserError(f"{path} was not read: {refused}, and {rule}.\nReplace it by the published file.") from None
     except Exception as error:  # broken bytes raise almost any: `pickle` names some, "not necessarily limited to" them
         raise UserError(f"{path} is corrupt or truncated: {error or type(error).__name__}.") from None
     if not isinstance(content, dict):

@@ -121,10 +121,8 @@ class AbstractPublishedImages(AbstractReplaceableImages, ABC):
         paths = [self.root / file for file in self.files]
         for path in paths:
             if not path.is_file():
-                raise UserError(
-                    f"{self.title} is incomplete: {path} is missing.\n"
-                    f"Put the file there, or remove the folder {path.parent} to use another source."
-                )
+                advice = f"Put the file there, or remove the folder {path.parent} to use another source."
+                raise UserError(f"{self.title} is incomplete: {path} is missing.\n{advice}")
         return Source(self.title, kind, str(paths[0].parent))
 
     def _downloaded(self, home: Path) -> Source:

@@ -116,11 +116,9 @@ class ImageFiles(AbstractImages):
         shape = (height, width) if size is None else (size, size)
         needed = len(paths) * shape[0] * shape[1] * self.channels
         if self.max_bytes is not None and needed > self.max_bytes:
-            raise UserError(
-                f"{len(paths):,} images of {shape[1]} x {shape[0]} need {needed / 1e9:.2f} GB of memory, more than "
-                f"max_bytes={self.max_bytes / 1e9:.2f} GB.\n"
-                "Ask for fewer classes, samples_per_class or a smaller image_size, or raise max_bytes."
-            )
+            need = f"{len(paths):,} images of {shape[1]} x {shape[0]} need {needed / 1e9:.2f} GB of memory"
+            advice = "Ask for fewer classes, samples_per_class or a smaller image_size, or raise max_bytes."
+            raise UserError(f"{need}, more than max_bytes={self.max_bytes / 1e9:.2f} GB.\n{advice}")
         images = np.empty((len(paths), *shape, self.channels), np.uint8)
 
         def decode(start: int) -> int:

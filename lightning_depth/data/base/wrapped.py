@@ -23,7 +23,6 @@ class AbstractWrapped(AbstractMemoryData):
 
     @property
     def effective_change_seed(self) -> int:
-        """The seed of the change."""
         return self.run_seed if self.change_seed is None else self.change_seed
 
     def find(self) -> Source:
