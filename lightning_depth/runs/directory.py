@@ -80,14 +80,11 @@ def _decide(root: Path, name: str, wanted: str | None, config: Mapping[str, Any]
 
 def _newest(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, Path]:
     """The newest run called `name` with this config, at its newest checkpoint; a UserError where there is none."""
-    runs = runs_named(root, name)
-    if not runs:
+    if not (runs := runs_named(root, name)):
         raise UserError(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
-    same = _of_config(runs, config)
-    if not same:
+    if not (same := _of_config(runs, config)):
         check_same_config(runs[0], config)  # names the keys
-    checkpoint = newest_checkpoint(same[0])
-    if checkpoint is None:
+    if (checkpoint := newest_checkpoint(same[0])) is None:
         raise UserError(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
     check_checkpoint(checkpoint)
     return same[0], checkpoint
@@ -203,8 +200,7 @@ def checkpoint_of(root: Path, name: str, wanted: str, command: str) -> Path:
     """
     path = Path(wanted)
     if wanted in ("last", "best"):
-        directories = runs_named(root, name)
-        if not directories:
+        if not (directories := runs_named(root, name)):
             raise UserError(f"There is no run {root / name} to {command}.")
         path = directories[0] / "checkpoints" / f"{wanted}.ckpt"
     check_checkpoint(path)

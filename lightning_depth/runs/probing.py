@@ -15,8 +15,7 @@ from lightning_depth import results
 from lightning_depth.errors import UserError
 from lightning_depth.figures.pictures import draw_pictures
 from lightning_depth.figures.report import report
-from lightning_depth.probes import AbstractProbe
-from lightning_depth.probes.probe import probes_of
+from lightning_depth.probes.probe import AbstractProbe, probes_of
 from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
 from lightning_depth.runs.directory import claim
 from lightning_depth.runs.provenance import depth_of, described
@@ -80,8 +79,7 @@ class ProbeRecord(Callback):
             done = loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             trainer.fit_loop.epoch_progress.current.completed = done
             for probe in probes:
-                state = _state_of(probe, loaded.get("callbacks", {}))
-                if state is not None:
+                if (state := _state_of(probe, loaded.get("callbacks", {}))) is not None:
                     probe.load_state_dict(state)
         if trainer.is_global_zero:
             try:

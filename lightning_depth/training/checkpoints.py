@@ -47,11 +47,9 @@ class LastCheckpoint(ModelCheckpoint):
         self._due = 0.0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epochs = trainer.current_epoch + 1
         start = time.perf_counter()
-        if trainer.strategy.reduce_boolean_decision(
-            ends_training(trainer) or signals.pending or start >= self._due, all=False
-        ):
+        due = ends_training(trainer) or signals.pending or start >= self._due
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
             super().on_train_epoch_end(trainer, pl_module)
             saved = time.perf_counter()
-            self.saved_after, self._due = epochs, saved + (saved - start) / self.share
+            self.saved_after, self._due = trainer.current_epoch + 1, saved + (saved - start) / self.share
