@@ -43,8 +43,7 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None, declared: De
         summary = results.read_summary(directory) or {}
     if not any((directory / name).exists() for name in (results.METRICS, results.READINGS)):
         raise UserError(f"{directory} is no run directory: it has neither {results.METRICS} nor {results.READINGS}.")
-    classes = panels.section(summary, "data").get("num_classes")
-    held_out = panels.held_out_name(summary)
+    classes, held_out = panels.section(summary, "data").get("num_classes"), panels.held_out_name(summary)
     columns, read = results.read_metrics(directory), results.read_readings(directory)
     direction_of = {**directions(columns), **panels.section(summary, "directions")}
     metrics = panels.panels_of_metrics(columns, held_out, direction_of)

@@ -95,9 +95,8 @@ def outputs_of(
 
     def see(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         called[name] += 1
-        call = Call(name, module, number=called[name])
-        if call.name in wanted:
-            seen[call.name] = keep(call.name, output)
+        if (key := Call(name, module, number=called[name]).name) in wanted:
+            seen[key] = keep(key, output)
 
     with ExitStack() as hooks:
         for name in {call.module_name for call in wanted.values()}:

@@ -69,8 +69,7 @@ def _decide(root: Path, name: str, wanted: str | None, config: Mapping[str, Any]
         directory = start.resolve().parent.parent
         if (directory / CONFIG).is_file():
             check_same_config(directory, config)
-            newest = newest_checkpoint(directory) if _requeued() else None
-            return directory, newest or start
+            return directory, (newest_checkpoint(directory) if _requeued() else None) or start
     if SLURMEnvironment.detect() and "SLURM_JOB_ID" in os.environ:
         return _of_job(root, f"{name}-{job_id(os.environ)}", start, config)
     if "TORCHELASTIC_RUN_ID" in os.environ:

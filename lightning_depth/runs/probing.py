@@ -26,10 +26,9 @@ def write_looks(directory: Path, table: Table, probes: Iterable[AbstractProbe], 
     looked = [probe for probe in probes if probe.readings and probe.readings[0].epoch == epoch]
     results.write_declarations(directory, {probe.name: probe.declaration for probe in looked})
     table.append([reading._asdict() for probe in looked for reading in probe.readings])
-    for probe in looked:
-        if probe.pictures:
-            arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
-            results.write_arrays(directory, probe.name, epoch, arrays)
+    for probe in (probe for probe in looked if probe.pictures):
+        arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
+        results.write_arrays(directory, probe.name, epoch, arrays)
 
 
 def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[AbstractProbe], epoch: int) -> None:

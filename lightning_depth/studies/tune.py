@@ -161,8 +161,7 @@ class _Loop:
         start = time.perf_counter()
         status = run_in_subprocess(_fit, words, log=home / f"fold-{fold}.txt")
         metric, result, data = self._read(home, fold)
-        if result is None:
-            status = "diverged"
+        status = "diverged" if result is None else status
         row = {"trial": number, "fold": fold, "key": key, "value": value, "metric": metric}
         row |= {"direction": self.search.direction_of(metric) if metric else "", "result": result}
         row |= {"seconds": round(time.perf_counter() - start, 2), "status": status, "data": data}

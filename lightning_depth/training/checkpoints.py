@@ -42,8 +42,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        self.saved_after = 0
-        """The number of epochs after which it was saved last."""
+        self.saved_after = 0  # the number of epochs after which it was saved last
         self._due = 0.0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
