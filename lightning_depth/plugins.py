@@ -47,8 +47,7 @@ def offered(package: str, path: list[str], base: type) -> tuple[Callable[[str], 
         return None
 
     def find(name: str) -> type:
-        found = lookup(name)
-        if found is None:
+        if (found := lookup(name)) is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return found
 

@@ -42,8 +42,7 @@ class Reading(NamedTuple):
         probe: the probe's name.
         layer: the module (or parameter) that it is about, `input`, or empty where it is about the network or the probe.
         at: where on an axis of the probe's own it was read (a correlation, a strength), if the probe has one.
-        key: what was read.
-        value: the number.
+        key, value: what was read, and the number.
     """
 
     epoch: int
@@ -171,19 +170,15 @@ def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(loaded, dict):
         return {}
-    return _of_today(loaded) if "model" in loaded and "goals" not in loaded else loaded
+    if "model" in loaded and "goals" not in loaded:
+        arguments = (loaded["model"] or {}).get("init_args") or {}
+        loaded["goals"] = {new: arguments.pop(old) for old, new in MOVED.items() if old in arguments}
+    return loaded
 
 
 # What was called otherwise in earlier versions: goals were arguments of the model, the shelf was a module of its own.
 MOVED = {"stop_at_train_acc": "train_acc", "stop_at_train_loss": "train_loss", "check_every": "every"}
 RENAMED = {"class_path: callbacks.": "class_path: lightning_depth.callbacks.", "split: held_out": "split: val"}
-
-
-def _of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of a run with the goals where they are today."""
-    arguments = (config.get("model") or {}).get("init_args") or {}
-    config["goals"] = {new: arguments.pop(old) for old, new in MOVED.items() if old in arguments}
-    return config
 
 
 def write_outputs(directory: Path, outputs: NDArray[Any]) -> Path:
@@ -227,10 +222,7 @@ def write_declarations(directory: Path, declared: Mapping[str, Declaration]) -> 
 
 
 def read_declarations(directory: Path) -> dict[str, Declaration]:
-    """What the probes of a run declare, by name; nothing where the run is older than such declarations.
-
-    A `UserError` where the file is torn, or holds something else.
-    """
+    """What a run's probes declare, by name: nothing where the run is older, a `UserError` where the file is broken."""
     found: dict[str, Declaration] = {}
     try:
         for name, one in (_read_json(directory / PROBES) or {}).items():
@@ -248,13 +240,11 @@ class Table:
     """
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
-        self.path = path
-        self.columns = list(columns)
+        self.path, self.columns = path, list(columns)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows. New columns widen the table: the earlier rows get empty cells."""
-        rows = list(rows)
-        if not rows:
+        if not (rows := list(rows)):
             return
         self.columns = self._header()
         fresh = dict.fromkeys(key for row in rows for key in row if key not in self.columns)
@@ -270,8 +260,7 @@ class Table:
         if not self.path.is_file():
             return
         header, rows = self._header(), self.rows()
-        later = [row for row in rows if not row["epoch"].isdecimal() or int(row["epoch"]) > epoch]
-        if later:
+        if later := [row for row in rows if not row["epoch"].isdecimal() or int(row["epoch"]) > epoch]:
             aside = self.path.with_suffix(".superseded.csv")
             with aside.open("a") as file:
                 file.write(_csv(header, later, header=aside.stat().st_size == 0))
@@ -322,8 +311,7 @@ def read_metrics(directory: Path) -> dict[str, dict[int, float]]:
 def read_readings(directory: Path) -> list[Reading]:
     """What the probes of a run read, in the order of the table; of two for one place the later holds.
 
-    Tables of before there was a column `at` are read too. Infinities become NaN. Nothing where there is no table. A
-    `UserError` where the table is malformed; it names file and line.
+    Tables of before there was a column `at` are read too; infinities, no table, a malformed one: as `read_metrics`.
     """
     found: dict[tuple[Any, ...], Reading] = {}
     for place, row in _rows(directory / READINGS, [name for name in Reading._fields if name != "at"]):
@@ -345,8 +333,7 @@ def _rows(path: Path, needs: Sequence[str]) -> Iterator[tuple[str, dict[str, str
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            missing = [column for column in needs if column not in header]
-            if missing:
+            if missing := [column for column in needs if column not in header]:
                 raise UserError(f"{path}, line 1: the header has no column {', '.join(map(repr, missing))}.")
             for row in reader:
                 place = f"{path}, line {reader.line_num}"

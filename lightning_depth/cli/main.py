@@ -47,12 +47,10 @@ def _command(argv: list[str]) -> None:
     if command not in COMMANDS:
         raise UserError(f"There is no command {command!r}.{near(command, COMMANDS)}\nSee python main.py --help.")
     filter_messages()
-    if command in TRAINER_COMMANDS:
-        if not asks_for_help(words):
-            check(words)
-        import_module(COMMANDS[command][0]).main(command, words)
-    else:
-        import_module(COMMANDS[command][0]).main(words)
+    of_trainer = command in TRAINER_COMMANDS
+    if of_trainer and not asks_for_help(words):
+        check(words)
+    import_module(COMMANDS[command][0]).main(*([command] if of_trainer else []), words)
 
 
 def help_text() -> str:

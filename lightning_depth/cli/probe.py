@@ -78,8 +78,7 @@ def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str
     if own.model is not None:
         name, root = f"probed-{own.model.rpartition('.')[2]}", Path("runs")
         words += _network(own, rest)
-        if "--ckpt_path" in words:
-            checkpoint = own.ckpt
+        checkpoint = own.ckpt if "--ckpt_path" in words else None
         if not any(word.startswith("--data") for word in rest):
             raise UserError("The probes need data to show the network: give --data, for example --data CIFAR10.")
     elif own.ckpt is not None:
@@ -88,15 +87,13 @@ def translated(own: argparse.Namespace, rest: list[str]) -> tuple[list[str], str
         if not config_files(rest):
             if not own.ckpt.is_file():
                 raise UserError(f"There is no checkpoint {own.ckpt}.")
-            config = run / "config.yaml"
-            if not config.is_file():
+            if not (config := run / "config.yaml").is_file():
                 hint = "Give the --config of its network and data, or --model and --data."
                 raise UserError(f"{own.ckpt} lies in no run's directory: there is no {config}.\n{hint}")
             words += ["--config", str(config)]
         words += ["--ckpt_path", str(own.ckpt)]
     else:
-        files = config_files(rest)
-        if not files:
+        if not (files := config_files(rest)):
             hint = "See python main.py probe --help."
             raise UserError(f"No network to look at: give --ckpt, --model or --config.\n{hint}")
         name, root = f"probed-{files[0].stem}", Path("runs")
@@ -145,8 +142,7 @@ def _key_and_value(option: list[str]) -> tuple[str, str, list[str]]:
 
 def _probes(rest: list[str], default: bool) -> list[str]:
     """`rest` with each probe as a callback of the trainer; those of a config only where no other is asked for."""
-    probes: list[str] = []
-    others: list[str] = []
+    probes, others = list[str](), list[str]()
     for option in options(rest):
         key, value, more = _key_and_value(option)
         if key == "--probe":

@@ -47,8 +47,7 @@ def main(arguments: list[str]) -> None:
     key = whole_key(own.key, config)
     search = Search(key, own.low, own.high, own.log, own.trials, own.folds, own.metric, own.direction, seed)
     name = own.name or f"tune-{next((file.stem for file in config_files(words)), 'run')}"
-    command = "python main.py tune " + shlex.join(arguments)
-    run_search(search, config, Path(config["run"]["root"]), name, command)
+    run_search(search, config, Path(config["run"]["root"]), name, f"python main.py tune {shlex.join(arguments)}")
 
 
 def _own(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -8,14 +8,11 @@ from lightning_depth.results import MOVED
 
 # A line that `readable` made of an inner message, which jsonargparse then quotes in the outer one.
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
+MISSING = r"(?s)(?=.*?Missing required keys: \{'([^']+)')(?=.*?Given value: ([^\n]{1,120}))"
 # What jsonargparse says, what of it is said, and which group of the pattern may be a misspelt word (0: none).
 HEARTS = (
     (r"Unexpected keys: \{'([^']+)'", "Unknown key {1} in {key}.", 1),
-    (
-        r"(?s)(?=.*?Missing required keys: \{'([^']+)')(?=.*?Given value: ([^\n]{1,120}))",
-        "{key}: expected a {1} in {2}.",
-        0,
-    ),
+    (MISSING, "{key}: expected a {1} in {2}.", 0),
     (r"module '([\w.]+)' has no attribute '(\w+)'", "Unknown class {1}.{2} for {key}.", 2),
     (r"given class_path '([^']+)':\s+(No module named '[\w.]+')", "Unknown class {1} for {key}: {2}.", 0),
     (r"Expected a dot import path string: (\S+)", "Unknown class {1} for {key}.", 1),
@@ -35,12 +32,10 @@ def readable(message: str, known: Iterable[str] = ()) -> str:
     known = set(known)
     outer = re.search(r'Parser key "([^"]+)"', message)
     key = outer.group(1) if outer else ""
-    inside = INNER.search(message)
-    if inside:
+    if inside := INNER.search(message):
         heart = inside.group(1)
         return f"{key}.{heart}" if ": expected " in heart and key else heart
-    option = re.search(r"(?:Option|does not accept option|[Uu]nrecognized arguments:) '?([\w.+-]+)'?", message)
-    if option:
+    if option := re.search(r"(?:Option|does not accept option|[Uu]nrecognized arguments:) '?([\w.+-]+)'?", message):
         group = re.search(r"Group '([\w.]+)' does not accept", message)
         word = f"{group.group(1)}.{option.group(1)}" if group else option.group(1)
         return _unknown_option(word, key, "arguments" in option.group(0), known)
@@ -69,12 +64,10 @@ def _unknown_name(message: str, key: str, known: set[str]) -> str | None:
 
 
 def _wrong_value(message: str, key: str) -> str | None:
-    given = re.search(r"(?:Given value|Got value): (.+)", message)
-    if not given:
+    if not (given := re.search(r"(?:Given value|Got value): (.+)", message)):
         return None
     value = given.group(1) if len(given.group(1)) <= LONGEST else given.group(1)[:LONGEST] + "..."
-    base = re.search(r"(?:Not a valid|does not correspond to a) subclass of (\w+)", message)
-    if base:
+    if base := re.search(r"(?:Not a valid|does not correspond to a) subclass of (\w+)", message):
         return f"{key}: expected a class_path that names a {base.group(1)}, not {value!r}."
     types = dict.fromkeys(re.findall(r"Expected (?:a|an) <class '(?:[\w.]+\.)?(\w+)'>", message))
     choices = dict.fromkeys(re.findall(r"'[^']*'", " ".join(re.findall(r"Expected a typing.Literal\[(.+)\]", message))))

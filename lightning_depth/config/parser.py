@@ -57,20 +57,16 @@ def _add(new: Parser, section: str, command: str) -> None:
     elif section == "data":
         new.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
     else:
-        _add_rest(new, command)
-
-
-def _add_rest(new: Parser, command: str) -> None:
-    new.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of the run; true: a random one.")
-    new.add_argument("--goals.train_acc", type=float | None, default=None, help="Stop at this training accuracy.")
-    new.add_argument("--goals.train_loss", type=float | None, default=None, help="Stop at this training loss.")
-    new.add_argument("--goals.every", type=int, default=1, help="Judge the goals every so many epochs.")
-    judged = "By the epoch as it went by, or by the current weights on un-augmented samples (logged as train_eval/)."
-    new.add_argument("--goals.judge", type=Literal["running", "current"], default="running", help=judged)
-    new.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
-    new.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
-    new.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")
-    new.add_method_arguments(Trainer, command, skip=set(LightningCLI.subcommands()[command]))
+        new.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of the run; true: a random one.")
+        new.add_argument("--goals.train_acc", type=float | None, default=None, help="Stop at this training accuracy.")
+        new.add_argument("--goals.train_loss", type=float | None, default=None, help="Stop at this training loss.")
+        new.add_argument("--goals.every", type=int, default=1, help="Judge the goals every so many epochs.")
+        how = "By the epoch as it went by, or by the current weights on un-augmented samples (logged as train_eval/)."
+        new.add_argument("--goals.judge", type=Literal["running", "current"], default="running", help=how)
+        new.add_argument("--run.root", type=str, default="runs", help="Folder of all runs.")
+        new.add_argument("--run.name", type=str | None, default=None, help="Name of the run. Default: the config's.")
+        new.add_argument("--run.reduced", type=str | None, default=None, help="How it falls short of a paper's run.")
+        new.add_method_arguments(Trainer, command, skip=set(LightningCLI.subcommands()[command]))
 
 
 @cache

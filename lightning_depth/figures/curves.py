@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,8 @@ def _draw_line(ax: Axes, series: Series, colour: str) -> None:
     # A lone point between gaps has no line to be seen by.
     padded = np.concatenate([[False], finite, [False]])
     lone = finite & ~padded[:-2] & ~padded[2:]
-    few = finite.size <= 40
-    marks: Any = {"marker": "o", "markersize": 3.6 if few else 2.5}
-    marks["linestyle"] = "--" if series.split == CURRENT else "-"
+    few, dashes = finite.size <= 40, "--" if series.split == CURRENT else "-"
+    marks: Any = {"marker": "o", "markersize": 3.6 if few else 2.5, "linestyle": dashes}
     marks["markevery"] = np.flatnonzero(finite if few else lone).tolist()
     width, order = 1.5 if series.split == "train" else 2.0, 3 if series.split == "val" else 2.5
     ax.plot(series.epochs, series.values, label=series.label, color=colour, linewidth=width, zorder=order, **marks)
@@ -90,12 +90,9 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     to_axes = ax.transData + ax.transAxes.inverted()
     x = ax.get_xlim()[1]
     placed = sorted((float(to_axes.transform((x, value))[1]), text, colour) for value, text, colour in ends)
-    heights: list[float] = []
-    for y, *_ in placed:
-        heights.append(max(y, heights[-1] + apart) if heights else y)
+    heights = list(accumulate((y for y, *_ in placed), lambda below, y: max(y, below + apart)))
     beside: Any = {"xycoords": "axes fraction", "xytext": (5, 0), "textcoords": "offset points"}
     # Pushed beyond the top, the stack comes down again.
-    for index, y in enumerate(heights):
+    for index, (y, (_, text, colour)) in enumerate(zip(heights, placed, strict=True)):
         y = min(y, 1.0 - apart * (len(heights) - 1 - index))
-        _, text, colour = placed[index]
         ax.annotate(text, (1.0, y), va="center", size=size, weight="bold", color=colour, **beside)

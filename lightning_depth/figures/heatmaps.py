@@ -101,8 +101,7 @@ def _mark_chance(ax: Axes, chance: float) -> None:
     """The colour bar names what guessing gives, in place of ticks too near to it."""
     low, high = ax.get_ylim()
     ticks = [tick for tick in ax.get_yticks() if low <= tick <= high and abs(tick - chance) > 0.2 * (high - low)]
-    labels = [f"{tick:g}" for tick in ticks]
-    ax.set_yticks([*ticks, chance], [*labels, f"{chance:.3g}\nchance"])
+    ax.set_yticks([*ticks, chance], [*(f"{tick:g}" for tick in ticks), f"{chance:.3g}\nchance"])
     ax.get_yticklabels()[-1].set_verticalalignment("top" if 2 * chance > low + high else "bottom")  # beside the bar
     ax.axhline(chance, color="white", linewidth=1.0)
 

@@ -103,8 +103,7 @@ def panels_of_metrics(
             title = "Classification error (%)" if plain else f"Error: {unit} (%)"
             unit, series, direction = "error (%)", _as_errors(series, of_accuracy=direction == "max"), "min"
         panels.append(Curves(metric, title, unit, series, direction == "min", from_zero=direction == "min"))
-    rank = {"loss": 0, "acc": 1}
-    return sorted(panels, key=lambda panel: rank.get(panel.name, 2))
+    return sorted(panels, key=lambda panel: {"loss": 0, "acc": 1}.get(panel.name, 2))
 
 
 def _as_errors(series: Sequence[Series], of_accuracy: bool) -> tuple[Series, ...]:

@@ -42,8 +42,7 @@ def parts_of(pictures: Sequence[Arrays], declared: Mapping[str, Declaration]) ->
         axes = next(array.ndim for of_layer in arrays.layers.values() for array in of_layer.values())
         if axes in makers:
             chosen, part = makers[axes](arrays, known.clustered)
-            title = f"{known.title}{own}{chosen}"
-            parts += [words(title, 11.5, 3, above=0.2, weight="bold", color=INK), part]
+            parts += [words(f"{known.title}{own}{chosen}", 11.5, 3, above=0.2, weight="bold", color=INK), part]
     return parts
 
 

@@ -11,22 +11,11 @@ from matplotlib.figure import Figure
 
 from lightning_depth import results
 from lightning_depth.errors import UserError
-from lightning_depth.figures import style
+from lightning_depth.figures import panels, style
 from lightning_depth.figures.curves import draw_curves
 from lightning_depth.figures.directions import directions
 from lightning_depth.figures.heatmaps import NAMED_ROWS, draw_heatmap
 from lightning_depth.figures.page import WIDTH, Part, band, compose, in_lines, on_axes, side_by_side, words, write_png
-from lightning_depth.figures.panels import (
-    Best,
-    Curves,
-    Heatmap,
-    Number,
-    best_epoch,
-    held_out_name,
-    panels_of_metrics,
-    panels_of_probes,
-    section,
-)
 from lightning_depth.figures.pictures import parts_of
 from lightning_depth.figures.wording import description, headlines, number, provenance, shared_modules, state, warnings
 
@@ -54,11 +43,10 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None, declared: De
         summary = results.read_summary(directory) or {}
     if not any((directory / name).exists() for name in (results.METRICS, results.READINGS)):
         raise UserError(f"{directory} is no run directory: it has neither {results.METRICS} nor {results.READINGS}.")
-    classes = section(summary, "data").get("num_classes")
-    held_out = held_out_name(summary)
+    classes, held_out = panels.section(summary, "data").get("num_classes"), panels.held_out_name(summary)
     columns, read = results.read_metrics(directory), results.read_readings(directory)
-    direction_of = {**directions(columns), **section(summary, "directions")}
-    metrics = panels_of_metrics(columns, held_out, direction_of)
+    direction_of = {**directions(columns), **panels.section(summary, "directions")}
+    metrics = panels.panels_of_metrics(columns, held_out, direction_of)
     declared = results.read_declarations(directory) or declared or {}
     pictures = results.read_arrays(directory, until=max(reading.epoch for reading in read)) if read else []
     shared = shared_modules([*(one.layer for one in read), *(layer for arrays in pictures for layer in arrays.layers)])
@@ -66,16 +54,16 @@ def draw(directory: Path, summary: Mapping[str, Any] | None = None, declared: De
     for arrays in pictures:
         arrays.layers = {layer.removeprefix(shared): looks for layer, looks in arrays.layers.items()}
         arrays.names = {layer.removeprefix(shared): names for layer, names in arrays.names.items()}
-    probes = panels_of_probes(read, declared, classes if isinstance(classes, int) else None)
+    probes = panels.panels_of_probes(read, declared, classes if isinstance(classes, int) else None)
 
-    best = best_epoch(metrics)
-    curves = [*metrics[:METRIC_PANELS], *(panel for panel in probes if isinstance(panel, Curves))]
+    best = panels.best_epoch(metrics)
+    curves = [*metrics[:METRIC_PANELS], *(panel for panel in probes if isinstance(panel, panels.Curves))]
     epochs = [series.epochs[-1] for panel in curves for series in panel.series if series.epochs.size]
     with mpl.rc_context(style.STYLE):
         shown = [
-            *_numbers([panel for panel in probes if isinstance(panel, Number)]),
+            *_numbers([panel for panel in probes if isinstance(panel, panels.Number)]),
             *_curves(curves, best),
-            *_heatmaps([panel for panel in probes if isinstance(panel, Heatmap)]),
+            *_heatmaps([panel for panel in probes if isinstance(panel, panels.Heatmap)]),
             *parts_of(pictures, declared),
         ]
         run = str(summary.get("run") or directory.resolve().name)
@@ -113,24 +101,24 @@ def _number(title: str, value: str, caption: str, colour: str, width: float) -> 
     ]
 
 
-def _numbers(panels: Sequence[Number]) -> list[Part]:
+def _numbers(shown: Sequence[panels.Number]) -> list[Part]:
     """Numbers, four in a line."""
-    cells = [_number(p.title, number(p.value), p.unit, style.PROBE, WIDTH / 4) for p in panels]
+    cells = [_number(p.title, number(p.value), p.unit, style.PROBE, WIDTH / 4) for p in shown]
     starts = range(0, len(cells), 4)
     return [side_by_side([*cells[at : at + 4], *([] for _ in range(at + 4 - len(cells)))]) for at in starts]
 
 
-def _curves(panels: Sequence[Curves], best: Best | None) -> list[Part]:
+def _curves(shown: Sequence[panels.Curves], best: panels.Best | None) -> list[Part]:
     """Curves, two to four in a line."""
-    across = 4 if len(panels) in (4, 7, 8) or len(panels) > 9 else min(3, max(2, len(panels)))
-    parts = [on_axes(3.3, panel.name, partial(draw_curves, panel=panel, best=best)) for panel in panels]
+    across = 4 if len(shown) in (4, 7, 8) or len(shown) > 9 else min(3, max(2, len(shown)))
+    parts = [on_axes(3.3, panel.name, partial(draw_curves, panel=panel, best=best)) for panel in shown]
     return [in_lines(parts, across)] if parts else []
 
 
-def _heatmaps(panels: Sequence[Heatmap]) -> list[Part]:
+def _heatmaps(shown: Sequence[panels.Heatmap]) -> list[Part]:
     """Heatmaps in one or two columns: each goes to the column that is shorter so far."""
-    columns: list[list[Part]] = [[] for _ in range(min(2, len(panels)))]
-    for panel in panels:
+    columns: list[list[Part]] = [[] for _ in range(min(2, len(shown)))]
+    for panel in shown:
         rows = len(panel.layers)
         height = 1.3 + (max(1.2, 0.2 * rows) if rows <= NAMED_ROWS else min(max(5.6, 0.05 * rows), 9.0))
         shorter = min(columns, key=lambda column: math.fsum(part.height for part in column))

@@ -61,8 +61,7 @@ def draw_tuning(directory: Path) -> Path:
     path = directory / TRIALS
     if not path.is_file():
         raise UserError(f"{directory} is no directory of a search: it has no {TRIALS}.")
-    rows = Table(path).rows()
-    if not rows:
+    if not (rows := Table(path).rows()):
         raise UserError(f"{path} has no row yet.")
     config, search = (read_config(directory, name) if (directory / name).is_file() else {} for name in (CONFIG, SEARCH))
     return write_png(directory / "tune.png", lambda: draw(rows, search, section(config, "run")))
@@ -97,14 +96,12 @@ def draw_trials(ax: Axes, trials: Sequence[Trial], best: Trial | None, key: str,
     results_scale = style.draw_scale(ax, "y", results, style.is_wide(results))
     folds = [trial.value for trial in good for _ in trial.results]
     ax.plot(folds, results, "o", color=style.TRAIN, markersize=3.5, alpha=0.6, label="a fold", linestyle="none")
-    means = [trial.mean for trial in good]
     own: Any = {"color": style.INK, "linewidth": 0.8, "markersize": 5, "label": "mean over the folds"}
-    ax.plot([trial.value for trial in good], means, "-o", **own)
+    ax.plot([trial.value for trial in good], [trial.mean for trial in good], "-o", **own)
     if best is not None:
         style.draw_ring(ax, best.value, best.mean, size=10.0)
         ax.axvline(best.value, color=style.VALIDATION, label=f"best: {best.value:g}", **style.DASHED)
-    lost = [trial.value for trial in trials if trial.diverged]
-    if lost:
+    if lost := [trial.value for trial in trials if trial.diverged]:
         low = ax.get_xaxis_transform()
         ax.plot(lost, [0.02] * len(lost), "x", color=style.ALARM, transform=low, label="diverged", linestyle="none")
     ax.set(xlabel=key + scale, ylabel=metric + results_scale)

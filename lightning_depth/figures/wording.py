@@ -25,9 +25,7 @@ def number(value: float) -> str:
     """Three significant digits, zeros among them, without an exponent where a reader expects none."""
     if not math.isfinite(value):
         return "nan"
-    if 999.5 <= abs(value) < 1e6:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".removesuffix(".")
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")
 
 
 def tick_label(value: float, _: object = None) -> str:

@@ -51,8 +51,7 @@ def trace(network: nn.Module, inputs: Tensor) -> list[Call]:
 
     def see(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         called[name] += 1
-        tensors = first_tensor(args), first_tensor((output,))
-        shapes = [None if x is None or x.dim() == 0 else x.shape for x in tensors]
+        shapes = [None if x is None or x.dim() == 0 else x.shape for x in map(first_tensor, (args, (output,)))]
         per_sample = all(shape is not None and shape[0] == len(inputs) for shape in shapes)
         given, returned = (None if shape is None else tuple(shape[1:]) for shape in shapes)
         calls.append(Call(name, module, given, returned, per_sample, called[name]))
@@ -96,9 +95,8 @@ def outputs_of(
 
     def see(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         called[name] += 1
-        call = Call(name, module, number=called[name])
-        if call.name in wanted:
-            seen[call.name] = keep(call.name, output)
+        if (key := Call(name, module, number=called[name]).name) in wanted:
+            seen[key] = keep(key, output)
 
     with ExitStack() as hooks:
         for name in {call.module_name for call in wanted.values()}:

@@ -181,8 +181,7 @@ class AbstractProbe(Callback, ABC):
             self.say_once("probes look during validation, which is off: there will be no readings.")
 
     def _warn_of_wrong_gradients(self, network: LightningModule) -> None:
-        at_risk = network.device.type == "cpu" and not is_on()
-        layers = [name for name, _ in layers_at_risk(network)] if at_risk else []
+        layers = [name for name, _ in layers_at_risk(network)] if network.device.type == "cpu" and not is_on() else []
         if layers:
             self.say_once(
                 f"on a CPU, torch's gradient of the weight of {', '.join(layers[:3])}{', …' if layers[3:] else ''} may "

@@ -112,8 +112,7 @@ class SharedPass:
 
     def show(self, inputs: Tensor, targets: Tensor) -> None:
         """Let the hooks see the calls that follow, for these targets; where `targets` is None again, they see none."""
-        self.targets = targets
-        self.called = Counter()
+        self.targets, self.called = targets, Counter()
         mine = self.seen + torch.arange(len(inputs))
         self.places = self.trainer.global_rank + self.trainer.world_size * mine
         self.seen += len(inputs)
@@ -123,8 +122,7 @@ class SharedPass:
     def _show_training_samples(self, training: Any) -> None:
         shown = [p for p in self.probes if p.train_samples]
         if shown:
-            start = time.perf_counter()
-            before = sum(self.seconds.values())
+            start, before = time.perf_counter(), sum(self.seconds.values())
             self.split = "train"
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 for inputs, targets in training:
@@ -176,10 +174,8 @@ class SharedPass:
         for probe in self.probes:
             epoch, name = self.look.epoch, probe.name
             with self._at_work(probe):
-                readings = [
-                    as_reading(epoch, name, layer, key, value, *at[:1])
-                    for layer, key, value, *at in probe.measure(self.look)
-                ]
+                measured = probe.measure(self.look)
+                readings = [as_reading(epoch, name, layer, key, value, *at[:1]) for layer, key, value, *at in measured]
                 pictures = list(probe.draw())
                 check_text(name, *(text for picture in pictures for text in (picture.layer, picture.key)))
             if not (readings or pictures or any("no reading" in message for message in probe.warned)):

@@ -10,20 +10,13 @@ from lightning_depth.errors import UserError
 from lightning_depth.results import CONFIG, flat, read_config
 
 # What a resumed run may change: how long it goes on, and what only shows or places it.
-FREE_ON_RESUME = (
-    "ckpt_path",
-    "weights_only",
-    "run.",
-    "trainer.max_epochs",
-    "trainer.logger",
-    "trainer.enable_progress_bar",
-)
+SHOWS_OR_PLACES = ("run.", "trainer.logger", "trainer.enable_progress_bar")
+FREE_ON_RESUME = ("ckpt_path", "weights_only", "trainer.max_epochs", *SHOWS_OR_PLACES)
 
 
 def check_same_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Raise a UserError that names the keys in which `config` differs from that of the run in `directory`."""
-    changed = differences(read_config(directory), config)
-    if changed:
+    if changed := differences(read_config(directory), config):
         shown = ", ".join(f"{key} (was {old!r}, now {new!r})" for key, old, new in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         hint = f"Give the same settings (--config {directory / CONFIG}), or leave out --ckpt_path to start a new run."

@@ -69,8 +69,7 @@ def _decide(root: Path, name: str, wanted: str | None, config: Mapping[str, Any]
         directory = start.resolve().parent.parent
         if (directory / CONFIG).is_file():
             check_same_config(directory, config)
-            newest = newest_checkpoint(directory) if _requeued() else None
-            return directory, newest or start
+            return directory, (newest_checkpoint(directory) if _requeued() else None) or start
     if SLURMEnvironment.detect() and "SLURM_JOB_ID" in os.environ:
         return _of_job(root, f"{name}-{job_id(os.environ)}", start, config)
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -80,14 +79,11 @@ def _decide(root: Path, name: str, wanted: str | None, config: Mapping[str, Any]
 
 def _newest(root: Path, name: str, config: Mapping[str, Any]) -> tuple[Path, Path]:
     """The newest run called `name` with this config, at its newest checkpoint; a UserError where there is none."""
-    runs = runs_named(root, name)
-    if not runs:
+    if not (runs := runs_named(root, name)):
         raise UserError(f"Nothing to resume: there is no run {root / name}.\nLeave out --ckpt_path to start one.")
-    same = _of_config(runs, config)
-    if not same:
+    if not (same := _of_config(runs, config)):
         check_same_config(runs[0], config)  # names the keys
-    checkpoint = newest_checkpoint(same[0])
-    if checkpoint is None:
+    if (checkpoint := newest_checkpoint(same[0])) is None:
         raise UserError(f"Nothing to resume: {same[0]} has no checkpoint yet.\nLeave out --ckpt_path to start anew.")
     check_checkpoint(checkpoint)
     return same[0], checkpoint
@@ -203,8 +199,7 @@ def checkpoint_of(root: Path, name: str, wanted: str, command: str) -> Path:
     """
     path = Path(wanted)
     if wanted in ("last", "best"):
-        directories = runs_named(root, name)
-        if not directories:
+        if not (directories := runs_named(root, name)):
             raise UserError(f"There is no run {root / name} to {command}.")
         path = directories[0] / "checkpoints" / f"{wanted}.ckpt"
     check_checkpoint(path)

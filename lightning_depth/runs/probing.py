@@ -15,8 +15,7 @@ from lightning_depth import results
 from lightning_depth.errors import UserError
 from lightning_depth.figures.pictures import draw_pictures
 from lightning_depth.figures.report import report
-from lightning_depth.probes import AbstractProbe
-from lightning_depth.probes.probe import probes_of
+from lightning_depth.probes.probe import AbstractProbe, probes_of
 from lightning_depth.results import PICTURES, READINGS, Reading, Table, write_summary
 from lightning_depth.runs.directory import claim
 from lightning_depth.runs.provenance import depth_of, described
@@ -27,10 +26,9 @@ def write_looks(directory: Path, table: Table, probes: Iterable[AbstractProbe], 
     looked = [probe for probe in probes if probe.readings and probe.readings[0].epoch == epoch]
     results.write_declarations(directory, {probe.name: probe.declaration for probe in looked})
     table.append([reading._asdict() for probe in looked for reading in probe.readings])
-    for probe in looked:
-        if probe.pictures:
-            arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
-            results.write_arrays(directory, probe.name, epoch, arrays)
+    for probe in (probe for probe in looked if probe.pictures):
+        arrays = [(p.layer, p.key, p.values.detach().cpu().float().numpy(), p.names) for p in probe.pictures]
+        results.write_arrays(directory, probe.name, epoch, arrays)
 
 
 def log_pictures(loggers: Sequence[object], directory: Path, probes: Iterable[AbstractProbe], epoch: int) -> None:
@@ -80,8 +78,7 @@ class ProbeRecord(Callback):
             done = loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             trainer.fit_loop.epoch_progress.current.completed = done
             for probe in probes:
-                state = _state_of(probe, loaded.get("callbacks", {}))
-                if state is not None:
+                if (state := _state_of(probe, loaded.get("callbacks", {}))) is not None:
                     probe.load_state_dict(state)
         if trainer.is_global_zero:
             try:

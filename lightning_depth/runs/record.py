@@ -15,8 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_depth.errors import UserError
 from lightning_depth.figures.directions import Direction, directions
 from lightning_depth.figures.report import report
-from lightning_depth.probes import AbstractProbe
-from lightning_depth.probes.probe import probes_of
+from lightning_depth.probes.probe import AbstractProbe, probes_of
 from lightning_depth.results import METRICS, READINGS, REPORT, Reading, Table, read_readings, write_summary
 from lightning_depth.runs.probing import log_pictures, write_looks
 from lightning_depth.runs.provenance import depth_of, described
@@ -114,8 +113,7 @@ class RunRecord(Checkpoint):
         page = report(self.directory, summary)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                rows = [list(reading) for reading in read_readings(self.directory)]
-                if rows:
+                if rows := [list(reading) for reading in read_readings(self.directory)]:
                     logger.log_table("readings", columns=list(Reading._fields), data=rows)
                 logger.log_image("report", [str(page)])
         write_summary(self.directory, summary)

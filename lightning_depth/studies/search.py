@@ -23,10 +23,7 @@ RANDOM_FIRST = 5  # trials drawn at random before a Gaussian process is fitted, 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: `key` as it stands in the whole config, the rest as `python main.py tune --help` says.
-
-    The seed is of what is tried.
-    """
+    """What is searched: `key` of the whole config; `seed` is of what is tried; see `python main.py tune --help`."""
 
     key: str
     low: float

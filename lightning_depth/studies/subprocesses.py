@@ -45,24 +45,22 @@ def run_in_subprocess(function: Callable[..., T], *arguments: Any, log: Path | N
     return answer  # type: ignore[no-any-return]
 
 
-def _serve(
-    function: Callable[..., Any], arguments: Sequence[Any], log: Path | None, sender: Connection, parent: int
-) -> None:
+def _serve(function: Callable[..., Any], args: Sequence[Any], log: Path | None, pipe: Connection, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if log is not None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(output, 1)
         os.dup2(output, 2)
     try:
-        answer = function(*arguments)
+        answer = function(*args)
     except UserError as user_error:
         answer = UserError(str(user_error))  # of a subclass it might not be read back
     except BaseException:
         traceback.print_exc()
-        sender.close()
+        pipe.close()
         raise SystemExit(1) from None
     with suppress(BrokenPipeError):
-        sender.send(answer)
+        pipe.send(answer)
 
 
 def _end_with(parent: int) -> None:

@@ -48,8 +48,7 @@ def whole_key(asked: str, config: Mapping[str, Any]) -> str:
     'model.init_args.lr'
     """
     parts = {part: config[part] for part in ("model", "data", "trainer") if part in config}
-    numbers = (int, float, type(None))
-    keys = [key for key, value in flat(parts) if isinstance(value, numbers) and not isinstance(value, bool)]
+    keys = [key for key, value in flat(parts) if isinstance(value, int | float | None) and not isinstance(value, bool)]
     short = {key.replace(".init_args", ""): key for key in keys}
     if asked.replace(".init_args", "") in short:
         return short[asked.replace(".init_args", "")]
@@ -66,8 +65,7 @@ def override(key: str, value: float) -> dict[str, Any]:
     tree: Any = value
     for part in reversed(key.split(".")):
         tree = {part: tree}
-    whole: dict[str, Any] = tree
-    return whole
+    return dict(tree)
 
 
 def of_folds(config: Mapping[str, Any], folds: int) -> dict[str, Any]:
@@ -133,16 +131,13 @@ class _Loop:
         search = self.search
         for number in range(search.trials):
             direction = self._direction()
-            value = self.trials.value(number)
-            if value is None:
+            if (value := self.trials.value(number)) is None:
                 before = [trial for trial in self.trials.ended(search.folds) if trial.number < number]
                 value = run_in_subprocess(suggestion, search, number, scored(before, direction), direction)
-            missing = self.trials.missing(number, search.folds)
-            if not missing:
+            if not (missing := self.trials.missing(number, search.folds)):
                 continue
             all(self._fold(number, fold, value) for fold in missing)  # until one diverges
-            best = best_of(self.trials.ended(search.folds), self._direction())
-            if best is not None:
+            if (best := best_of(self.trials.ended(search.folds), self._direction())) is not None:
                 text = f"# The best of {search.key} in {self.directory / TRIALS}.\n# {self.command}\n"
                 write_yaml(self.directory / "best.yaml", override(search.key, best.value), text)
             draw_tuning(self.directory)
@@ -166,8 +161,7 @@ class _Loop:
         start = time.perf_counter()
         status = run_in_subprocess(_fit, words, log=home / f"fold-{fold}.txt")
         metric, result, data = self._read(home, fold)
-        if result is None:
-            status = "diverged"
+        status = "diverged" if result is None else status
         row = {"trial": number, "fold": fold, "key": key, "value": value, "metric": metric}
         row |= {"direction": self.search.direction_of(metric) if metric else "", "result": result}
         row |= {"seconds": round(time.perf_counter() - start, 2), "status": status, "data": data}
@@ -209,8 +203,7 @@ class _Loop:
     def _close(self) -> None:
         """The table that a search ends with."""
         trials = self.trials.ended(self.search.folds)
-        best = best_of(trials, self._direction())
-        if best is None:
+        if (best := best_of(trials, self._direction())) is None:
             raise UserError(f"All {len(trials)} trials diverged.\nA lower --tune.high is the usual cure.")
         print(f"\n  {self.search.key:>42}  {self.trials.metric} (mean and deviation over {self.search.folds} folds)")
         for trial in sorted(trials, key=lambda trial: trial.value):

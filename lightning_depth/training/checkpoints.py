@@ -42,16 +42,13 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        self.saved_after = 0
-        """The number of epochs after which it was saved last."""
+        self.saved_after = 0  # the number of epochs after which it was saved last
         self._due = 0.0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epochs = trainer.current_epoch + 1
         start = time.perf_counter()
-        if trainer.strategy.reduce_boolean_decision(
-            ends_training(trainer) or signals.pending or start >= self._due, all=False
-        ):
+        due = ends_training(trainer) or signals.pending or start >= self._due
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
             super().on_train_epoch_end(trainer, pl_module)
             saved = time.perf_counter()
-            self.saved_after, self._due = epochs, saved + (saved - start) / self.share
+            self.saved_after, self._due = trainer.current_epoch + 1, saved + (saved - start) / self.share

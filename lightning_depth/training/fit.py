@@ -61,8 +61,7 @@ def evaluate(config: Config) -> None:
         _keep(run(config, data, checkpoint=checkpoint), home, title)
         return
     record = ProbeRecord(home, title, of_run, provenance(config), needed=False)
-    metrics = look(config, data, [record], checkpoint)
-    for key, value in metrics.items():
+    for key, value in look(config, data, [record], checkpoint).items():
         rank_zero_only(print)(f"  {key:14} {value}", flush=True)
 
 

@@ -51,8 +51,7 @@ class Goals(Callback):
             raise UserError(f"Goals are judged every 1 or more epochs, not every={every}.")
         if train_acc is not None and not 0 <= train_acc <= 1:
             raise UserError(f"goals.train_acc={train_acc:g} cannot be reached: it is a share from 0 to 1.")
-        self.train_acc, self.train_loss, self.every = train_acc, train_loss, every
-        self.judge: Judge = judge
+        self.train_acc, self.train_loss, self.every, self.judge = train_acc, train_loss, every, judge
         self.stopped_by: str | None = None
         self._judged = 0
         self._current: dict[str, Tensor] = {}

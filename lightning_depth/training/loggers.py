@@ -36,6 +36,5 @@ def _prepare_wandb(logger: Namespace, directory: Path, data: Any, resumed: bool)
         tags["tags"] = [*(tags.get("tags") or []), "fallback data"]
     logger["dict_kwargs"] = extra
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    has_key = os.environ.get("WANDB_API_KEY") or (netrc.is_file() and "wandb" in netrc.read_text())
-    if not has_key:
+    if not (os.environ.get("WANDB_API_KEY") or (netrc.is_file() and "wandb" in netrc.read_text())):
         os.environ.setdefault("WANDB_MODE", "offline")

@@ -29,16 +29,10 @@ class RunProgress(ProgressBar):
             sys.stdout.flush()
 
     def _start(self, total: float, what: str, done: int = 0, scale: int = 1) -> None:
-        self._bar = tqdm(
-            total=int(total) if total not in (float("inf"), -1) else None,
-            initial=done,
-            desc=what,
-            disable=None if self._enabled else True,  # None: no bar where the output is not a terminal
-            leave=False,
-            unit="step",
-            unit_scale=scale if scale > 1 else False,
-            dynamic_ncols=True,
-        )
+        known = int(total) if total not in (float("inf"), -1) else None
+        off = None if self._enabled else True  # None: no bar where the output is not a terminal
+        steps: Any = {"unit": "step", "unit_scale": scale if scale > 1 else False}
+        self._bar = tqdm(total=known, initial=done, desc=what, disable=off, leave=False, dynamic_ncols=True, **steps)
 
     def _stop(self, *args: Any, **kwargs: Any) -> None:
         if self._bar is not None:

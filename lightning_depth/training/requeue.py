@@ -14,9 +14,7 @@ from lightning_depth.training import signals
 from lightning_depth.training.checkpoints import LastCheckpoint
 
 # A job that Slurm is ending itself: it requeues the job too, or its user has cancelled it.
-ENDING = frozenset(
-    ["", "CANCELLED", "COMPLETING", "DEADLINE", "NODE_FAIL", "PENDING", "PREEMPTED", "REQUEUED", "TIMEOUT"]
-)
+ENDING = ("", "CANCELLED", "COMPLETING", "DEADLINE", "NODE_FAIL", "PENDING", "PREEMPTED", "REQUEUED", "TIMEOUT")
 
 
 class SlurmRequeue(Callback):

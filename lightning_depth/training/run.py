@@ -37,9 +37,10 @@ from lightning_depth.training.requeue import SlurmRequeue
 
 # How `load_from_checkpoint` makes the module again, as with Lightning's own command line.
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+Data = LightningDataModule | None
 
 
-def locate(config: Config) -> LightningDataModule | None:
+def locate(config: Config) -> Data:
     """The data module of `config`, its data found and read, before anything is written; None where it names none.
 
     Also seeds every generator from the config, as making a network of somebody else's may draw from them. A `UserError`
@@ -61,11 +62,7 @@ def locate(config: Config) -> LightningDataModule | None:
 
 
 def run(
-    config: Config,
-    data: LightningDataModule | None,
-    run: Run | None = None,
-    more: Sequence[Callback] = (),
-    checkpoint: Path | None = None,
+    config: Config, data: Data, run: Run | None = None, more: Sequence[Callback] = (), checkpoint: Path | None = None
 ) -> Any:
     """Do what `config` says; what its command of Lightning's `Trainer` returns.
 
@@ -135,17 +132,14 @@ def _made(config: Config, section: str, parsed: Namespace | None = None) -> Any:
     return made[section]
 
 
-def _trainer(
-    config: Config, model: LightningModule, data: LightningDataModule | None, run: Run | None, more: Sequence[Callback]
-) -> Trainer:
+def _trainer(config: Config, model: LightningModule, data: Data, run: Run | None, more: Sequence[Callback]) -> Trainer:
     parsed = config.parsed["trainer"].clone()
     if run is None:
         parsed.trainer.logger = False
     else:
         prepare(parsed.trainer, run.directory, data, resumed=run.checkpoint is not None)
     arguments = dict(vars(_made(config, "trainer", parsed)))
-    own = callbacks(config, model, data, run, more)
-    arguments["callbacks"] = [*_as_list(arguments["callbacks"]), *own]
+    arguments["callbacks"] = [*_as_list(arguments["callbacks"]), *callbacks(config, model, data, run, more)]
     check_names(arguments["callbacks"])  # before Lightning says so of their states, at length
     arguments["enable_model_summary"] = arguments["enable_model_summary"] or False
     plugins = _as_list(arguments["plugins"])
@@ -169,7 +163,7 @@ def _trainer(
 
 
 def callbacks(
-    config: Config, model: LightningModule, data: LightningDataModule | None, run: Run | None, more: Sequence[Callback]
+    config: Config, model: LightningModule, data: Data, run: Run | None, more: Sequence[Callback]
 ) -> list[Callback]:
     """What every run has, after the callbacks of its config, so that these have logged and looked before it records.
 
