@@ -181,8 +181,10 @@ def headlines(
         return [*finals, (with_unit(panel, best.value), f"best {held_out} {noun}, epoch {best.epoch:g}", "val")]
     for when in ("final", "best"):
         for key, value in section(summary, when).items():
-            if split_and_metric(str(key)) == ("val", "acc") and isinstance(value, int | float):
-                shown.append((f"{100.0 * (1.0 - value):.1f} %", f"{when} {held_out} error", "val"))
+            split, metric = split_and_metric(str(key))
+            if split in ("val", "test") and metric == "acc" and isinstance(value, int | float):
+                of = held_out if split == "val" else "test"
+                shown.append((f"{100.0 * (1.0 - value):.1f} %", f"{when} {of} error", "val"))
     return shown
 
 

@@ -154,15 +154,16 @@ class RunRecord(Checkpoint):
 
 def closing_table(summary: Mapping[str, Any], directory: Path) -> str:
     """The small table that a run ends with."""
-    ended = f"{summary['status']} after {summary['epochs']} epochs, {duration(summary['seconds'])}"
+    epochs, wide = summary["epochs"], max([14, *map(len, summary["final"])])
+    ended = f"{summary['status']} after {epochs} epoch{'s' * (epochs != 1)}, {duration(summary['seconds'])}"
     lines = [f"\n{summary['run']}: {ended}"]
     if summary["data"].get("fallback"):
         lines.append(str(summary["data"]["source"]))
-    lines.append(f"  {'':14}{'final':>12}{'best':>12}{'epoch':>8}")
+    lines.append(f"  {'':{wide}}{'final':>12}{'best':>12}{'epoch':>8}")
     for key, value in summary["final"].items():
         best = summary["best"].get(key)
         tail = f"{best['value']:>12.4f}{best['epoch']:>8d}" if best else ""
-        lines.append(f"  {key:14}{value:>12.4f}{tail}")
+        lines.append(f"  {key:{wide}}{value:>12.4f}{tail}")
     lines.append(f"  {directory / REPORT}")
     return "\n".join(lines)
 
