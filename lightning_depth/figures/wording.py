@@ -183,8 +183,8 @@ def headlines(
         for key, value in section(summary, when).items():
             split, metric = split_and_metric(str(key))
             if split in ("val", "test") and metric == "acc" and isinstance(value, int | float):
-                of = held_out if split == "val" else "test"
-                shown.append((f"{100.0 * (1.0 - value):.1f} %", f"{when} {of} error", "val"))
+                which = held_out if split == "val" else "test"
+                shown.append((f"{100.0 * (1.0 - value):.1f} %", f"{when} {which} error", "val"))
     return shown
 
 
