@@ -5,11 +5,12 @@ import datetime
 import logging
 import re
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import families, probes, shelf, throughput
 from benchmarks.measure import machine
-from lightning_depth.runs.provenance import git_commit, versions
+from lightning_depth.runs.provenance import PACKAGES, git_commit
 
 SECTIONS = {
     "Training throughput (CIFAR-sized images, crop and flip)": throughput.rows,
@@ -33,7 +34,7 @@ def main() -> None:
     quick, words = arguments.quick, [word.lower() for word in arguments.words]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    said = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     today = datetime.date.today().isoformat()
     path = Path(__file__).parent / f"{re.sub(r'[^a-z0-9]+', '-', machine().lower()).strip('-')}.md"
     opening = f"# {machine()}\n\nRatios are taken round by round within one run: median (smallest-largest).\n"

@@ -141,3 +141,9 @@ def test_help_names_commands_that_exist():
     shown = subprocess.run([sys.executable, ROOT / "main.py", "--help"], capture_output=True, text=True, check=True)
     for path in re.findall(r"configs/[\w/]+\.yaml", shown.stdout):
         assert (ROOT / path).is_file()
+
+
+def test_the_benchmarks_start():
+    run = [sys.executable, "-m", "benchmarks", "--quick", "no such section"]
+    ended = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
