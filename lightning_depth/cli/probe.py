@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> None:
     from lightning_depth.training.run import locate, provenance
 
     config = resolve("validate", words)
-    said = provenance(config) | ({"checkpoint": str(own.ckpt)} if own.ckpt is not None else {})
-    record = ProbeRecord(root, name, checkpoint, said)
+    recorded = provenance(config) | ({"checkpoint": str(own.ckpt)} if own.ckpt is not None else {})
+    record = ProbeRecord(root, name, checkpoint, recorded)
     given = config.parsed["rest"].ckpt_path
     if given is not None:
         check_checkpoint(Path(given))

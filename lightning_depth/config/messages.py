@@ -10,7 +10,7 @@ from lightning_depth.results import MOVED
 INNER = re.compile(r"^[\s-]*((?:Unknown (?:key|class) |[\w.]+: expected ).+)$", re.MULTILINE)
 MISSING = r"(?s)(?=.*?Missing required keys: \{'([^']+)')(?=.*?Given value: ([^\n]{1,120}))"
 # What jsonargparse says, what of it is said, and which group of the pattern may be a misspelt word (0: none).
-HEARTS = (
+PATTERNS = (
     (r"Unexpected keys: \{'([^']+)'", "Unknown key {1} in {key}.", 1),
     (MISSING, "{key}: expected a {1} in {2}.", 0),
     (r"module '([\w.]+)' has no attribute '(\w+)'", "Unknown class {1}.{2} for {key}.", 2),
@@ -56,7 +56,7 @@ def _unknown_option(option: str, key: str, on_command_line: bool, known: set[str
 
 
 def _unknown_name(message: str, key: str, known: set[str]) -> str | None:
-    for pattern, text, misspelt in HEARTS:
+    for pattern, text, misspelt in PATTERNS:
         if found := re.search(pattern, message):
             hint = near(found[misspelt], known) if misspelt else ""
             return text.format(found[0], *found.groups(), key=key) + hint

@@ -58,14 +58,14 @@ def evaluate(config: Config) -> None:
     if checkpoint is not None and (checkpoint.resolve().parent.parent / CONFIG).is_file():
         home, title, of_run = checkpoint.resolve().parent.parent, f"{config.command}-{checkpoint.stem}", checkpoint
     if config.command == "predict":
-        _keep(run(config, data, checkpoint=checkpoint), home, title)
+        _write_predictions(run(config, data, checkpoint=checkpoint), home, title)
         return
     record = ProbeRecord(home, title, of_run, provenance(config), needed=False)
     for key, value in look(config, data, [record], checkpoint).items():
         rank_zero_only(print)(f"  {key:14} {value}", flush=True)
 
 
-def _keep(outputs: Any, home: Path, title: str) -> None:
+def _write_predictions(outputs: Any, home: Path, title: str) -> None:
     """Write what `predict` returned, a batch after the other, where it is the outputs of all samples."""
     if not outputs or not all(isinstance(batch, torch.Tensor) for batch in outputs):
         rank_zero_warn("predict: the network returned no tensor for each batch, and nothing is written.")

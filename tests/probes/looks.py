@@ -2,37 +2,15 @@
 
 import warnings
 
-from lightning_depth.callbacks import (
-    ActivationImages,
-    EffectiveRank,
-    FeatureSimilarity,
-    IdentityConstant,
-    JacobianNorm,
-    LinearOperator,
-    LocalStability,
-    NeuralCollapse,
-    OperatorNorm,
-    RepresentationCollapse,
-    Spectrum,
-    WeightDistance,
-)
+from lightning_depth import callbacks as shelf
 from tests.probes.foreign import autoencoder, convnet, loaders, readings, trainer
 
 # Those that ship with the package. What any file on the shelf is held to is in test_conformance.py.
-PROBES = [
-    ActivationImages,
-    EffectiveRank,
-    FeatureSimilarity,
-    IdentityConstant,
-    JacobianNorm,
-    LinearOperator,
-    LocalStability,
-    NeuralCollapse,
-    OperatorNorm,
-    RepresentationCollapse,
-    Spectrum,
-    WeightDistance,
-]
+NAMES = """
+ActivationImages EffectiveRank FeatureSimilarity IdentityConstant JacobianNorm LinearOperator
+LocalStability NeuralCollapse OperatorNorm RepresentationCollapse Spectrum WeightDistance
+"""
+PROBES = [getattr(shelf, name) for name in NAMES.split()]
 ARGUMENTS = {
     "LocalStability": {"samples": 2, "strengths": [1.0]},
     "JacobianNorm": {"samples": 4},

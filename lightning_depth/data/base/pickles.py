@@ -30,7 +30,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         rule = "a data file may hold only arrays of numbers and plain containers"
         raise UserError(f"{path} was not read: {refused}, and {rule}.\nReplace it by the published file.") from None
     except Exception as error:  # broken bytes raise almost any: `pickle` names some, "not necessarily limited to" them
-        raise UserError(f"{path} is corrupt or truncated: {error or type(error).__name__}.") from None
+        raise UserError(f"{path} is corrupt or truncated: {error or type(error).__name__}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} where a dictionary of arrays was expected.")
     return {
